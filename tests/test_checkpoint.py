@@ -1,0 +1,178 @@
+"""Checkpoints: they rebuild the model, refuse what is dangerous or wrong, and survive interruption."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+
+import pytest
+import torch
+
+from unetlib.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from unetlib.data import Preprocess
+from unetlib.models import UNet, build_model
+
+
+@pytest.fixture
+def checkpoint():
+    torch.manual_seed(0)
+    model = build_model("unet_small", base=4, dropout=0.1)
+    model(torch.randn(2, 3, 32, 32))  # batch norm has seen something
+    return Checkpoint(
+        model,
+        Preprocess((96, 64), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)),
+        epoch=7,
+        metrics={"val_iou": 0.5},
+        history=[{"epoch": 1, "train_loss": 1.25}],
+        extra={"source": "synthetic"},
+    )
+
+
+def test_what_is_saved_comes_back(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "new" / "folder" / "best_model.pth", checkpoint)
+    loaded = load_checkpoint(path)
+    x = torch.randn(1, 3, 40, 40)
+    assert torch.equal(loaded.model(x), checkpoint.model.eval()(x))
+    assert not loaded.model.training
+    for name in ("preprocess", "epoch", "metrics", "history", "extra"):
+        assert getattr(loaded, name) == getattr(checkpoint, name)
+    assert loaded.model.spec == {"name": "unet_small", "args": {"base": 4, "dropout": 0.1}}
+    assert list(path.parent.iterdir()) == [path]  # no temporary file is left
+
+
+def test_a_model_that_cannot_be_rebuilt_is_not_saved(tmp_path, checkpoint):
+    checkpoint.model = UNet(base=4)
+    with pytest.raises(CheckpointError, match="build_model"):
+        save_checkpoint(tmp_path / "x.pth", checkpoint)
+
+
+def test_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*x\.pth.*03_train"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_weights_of_another_architecture_are_named(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    content = torch.load(path, weights_only=True)
+    content["model"] = {"name": "unet_transposed", "args": {"base": 4}}
+    torch.save(content, path)
+    message = r"x\.pth.*another architecture than unet_transposed.*(not in the model|missing|is \()"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_unknown_model_and_newer_files(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "model": {"name": "resnet", "args": {}}}, path)
+    with pytest.raises(CheckpointError, match="x.pth cannot be used: no model is called 'resnet'"):
+        load_checkpoint(path)
+    torch.save({**content, "version": 99}, path)
+    with pytest.raises(CheckpointError, match="newer unetlib"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+def test_a_cut_off_file_is_damaged(tmp_path, checkpoint, kept):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(CheckpointError, match=r"x\.pth is damaged"):
+        load_checkpoint(path)
+
+
+def test_flipped_bytes_in_the_weights_are_noticed(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    with zipfile.ZipFile(path) as archive:
+        info = max(archive.infolist(), key=lambda i: i.file_size)
+    data = bytearray(path.read_bytes())
+    middle = info.header_offset + info.file_size // 2
+    data[middle : middle + 8] = bytes(b ^ 0xFF for b in data[middle : middle + 8])
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"x\.pth is damaged"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"\x89PNG\r\n\x1a\n", pickle.dumps([1]), b"\x80\x02."], ids=repr
+)
+def test_other_files_are_no_checkpoints(tmp_path, content):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        load_checkpoint(path)
+
+
+def test_a_bare_state_dict_is_recognised(tmp_path, checkpoint):
+    torch.save(checkpoint.model.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="bare state dict"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+class _Payload:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, checkpoint, zipped):
+    path, trace = tmp_path / "x.pth", tmp_path / "ran"
+    save_checkpoint(path, checkpoint)
+    content = torch.load(path, weights_only=True)
+    content["extra"] = {"surprise": _Payload(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"x\.pth carries code.*refused"):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+def _run(code: str, *args, **options):
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, args)], **options)
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_a_whole_file(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    code = """
+        import sys
+        from unetlib.checkpoint import load_checkpoint, save_checkpoint
+        checkpoint = load_checkpoint(sys.argv[1])
+        print("ready", flush=True)
+        while True:
+            checkpoint.epoch += 1
+            save_checkpoint(sys.argv[1], checkpoint)
+    """
+    for wait in (0.05, 0.1, 0.15):
+        process = _run(code, path, stdout=subprocess.PIPE)
+        assert process.stdout.readline().strip() == b"ready"
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert load_checkpoint(path).epoch >= 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on file sizes, which Windows lacks")
+def test_a_full_disk_keeps_the_earlier_file(tmp_path, checkpoint):
+    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
+    before = path.read_bytes()
+    code = """
+        import resource, signal, sys
+        from unetlib.checkpoint import load_checkpoint, save_checkpoint
+        checkpoint = load_checkpoint(sys.argv[1])
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # or the limit kills instead of failing
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        save_checkpoint(sys.argv[1], checkpoint)
+    """
+    process = _run(code, path, stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate()
+    assert process.returncode != -signal.SIGXFSZ
+    assert "CheckpointError: could not write the checkpoint" in errors
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
