@@ -1,0 +1,59 @@
+"""Shared fixtures. Every file that the tests read is made here, except the real photos."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with people/ and PennFudanPed/: $UNETLIB_REAL_DATA, else ../shared/data."""
+    default = REPOSITORY.parent / "shared" / "data"
+    folder = Path(os.environ.get("UNETLIB_REAL_DATA") or default)
+    if not (folder / "people").is_dir() or not (folder / "PennFudanPed").is_dir():
+        pytest.skip(f"no real photos in {folder} (set UNETLIB_REAL_DATA)")
+    return folder
+
+
+@pytest.fixture
+def photo():
+    """photo(h, w, seed) -> uint8 (h, w, 3): smooth, so that it survives JPEG."""
+
+    def make(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        return np.array(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+
+    return make
+
+
+@pytest.fixture
+def disc():
+    """disc(h, w) -> uint8 (h, w): a soft white disc on black."""
+
+    def make(height: int = 24, width: int = 32) -> np.ndarray:
+        y, x = np.mgrid[:height, :width]
+        radius = np.hypot((y - height / 2) / height, (x - width / 2) / width)
+        return np.clip((0.35 - radius) * 1200 + 128, 0, 255).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def make_pairs(tmp_path, photo, disc):
+    """make_pairs(ids, folder) writes images/ID.jpg and masks/ID.png there, returns folder."""
+
+    def make(ids, folder: Path = tmp_path, height: int = 24, width: int = 32) -> Path:
+        for number, id in enumerate(ids):
+            image, mask = folder / "images" / f"{id}.jpg", folder / "masks" / f"{id}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photo(height, width, number)).save(image, quality=95)
+            Image.fromarray(disc(height, width)).save(mask)
+        return folder
+
+    return make

@@ -1,0 +1,1 @@
+"""What people touch: the widget, the headless course and the command line."""

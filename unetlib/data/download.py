@@ -1,0 +1,156 @@
+"""Files from the network, for those who have one: resumed, verified, unpacked safely."""
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+import zipfile
+from pathlib import Path, PurePosixPath
+
+_RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+
+
+class DownloadError(RuntimeError):
+    """A download that did not come through; the message says what to do by hand."""
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: the environment variable UNETLIB_CACHE, else ~/.cache/unetlib."""
+    return Path(os.environ.get("UNETLIB_CACHE") or "~/.cache/unetlib").expanduser()
+
+
+def fetch(
+    url: str,
+    path: str | os.PathLike,
+    sha256: str | None = None,
+    progress: bool = True,
+    retries: int = 5,
+    wait: float = 1.0,
+) -> Path:
+    """Downloads `url` to `path` and returns it; a file that is there (and right) is kept.
+
+    What arrives goes to `path` + ".part" first and is taken up again after a lost connection or in
+    a later session. Gives up after `retries` attempts in a row without progress, `wait` seconds
+    (doubling) apart; answers such as 403 or 404 are not tried again. The length announced by the
+    server and, where given, the SHA-256 are verified. Raises DownloadError.
+    """
+    path = Path(path)
+    if path.is_file() and (sha256 is None or _sha256(path) == sha256.lower()):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    resumed = part.exists()
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _receive(url, part, progress)
+        except _Retry as error:
+            grown = part.exists() and part.stat().st_size > before
+            failures = 1 if grown else failures + 1
+            if failures >= retries:
+                raise DownloadError(_by_hand(url, path, str(error))) from error
+            time.sleep(wait * 2 ** (failures - 1))
+            continue
+        except OSError as error:
+            raise DownloadError(f"cannot write {part}: {error}") from error
+        if sha256 is None or (found := _sha256(part)) == sha256.lower():
+            return part.replace(path)
+        part.unlink()
+        if not resumed:
+            raise DownloadError(
+                _by_hand(url, path, f"its SHA-256 is {found}, expected was {sha256.lower()}")
+            )
+        resumed = False  # an old .part of another version of the file: once more from the start
+
+
+def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
+    """Verifies the CRC of every file in the archive, unpacks it into `folder` and returns that.
+
+    Names that lead out of the folder (absolute, `..`, drive letters), links and names that are
+    there already are refused before anything is written. Unpacked beside the target and moved at
+    the end, so that a kill leaves no half dataset. Raises DownloadError.
+    """
+    path, folder = Path(path), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = PurePosixPath(info.filename.replace("\\", "/"))
+                unsafe = None
+                if name.is_absolute() or ".." in name.parts or ":" in info.filename:
+                    unsafe = "leads out of the folder"
+                elif stat.S_ISLNK(info.external_attr >> 16):
+                    unsafe = "is a link"
+                if unsafe:
+                    raise DownloadError(f"{path} is not safe: '{info.filename}' {unsafe}")
+                if name.parts and (folder / name.parts[0]).exists():
+                    raise DownloadError(
+                        f"{folder / name.parts[0]} exists already; remove or rename it before "
+                        f"{path} is unpacked"
+                    )
+            if bad := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong CRC in {bad}")
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as work:
+                archive.extractall(work)
+                for item in sorted(Path(work).iterdir()):
+                    item.replace(folder / item.name)
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        message = f"{path} cannot be unpacked ({error}). Delete it and try again"
+        raise DownloadError(message) from error
+    return folder
+
+
+class _Retry(Exception):
+    """Worth another attempt."""
+
+
+def _receive(url: str, part: Path, progress: bool) -> None:
+    """One attempt: appends to `part` what is missing. Returns when the file is complete."""
+    import requests  # brings its own certificates, which Python on macOS lacks
+    from tqdm.auto import tqdm
+
+    have = part.stat().st_size if part.exists() else 0
+    # identity: a length and a range of the file itself, not of its compressed form
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            span = answer.headers.get("Content-Range", "")
+            if answer.status_code == 416:  # nothing behind what we have: complete, or another file
+                if span.rpartition("/")[2] == str(have):
+                    return
+                part.unlink()
+                raise _Retry("the partial download does not fit the file on the server")
+            if answer.status_code in _RETRY_STATUS:
+                raise _Retry(f"the server answered {answer.status_code} {answer.reason}")
+            if not answer.ok:
+                reason = f"the server answered {answer.status_code} {answer.reason}"
+                raise DownloadError(_by_hand(url, part.with_suffix(""), reason))
+            if answer.status_code != 206 or not span.startswith(f"bytes {have}-"):
+                have = 0  # the server ignores ranges: it sends all of it again
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=not progress)
+            bar.set_description(part.stem)
+            with bar, open(part, "ab" if have else "wb") as file:
+                for chunk in answer.iter_content(1 << 13):  # a chunk cut short is lost
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except requests.RequestException as error:
+        raise _Retry(f"the connection failed ({error})") from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise _Retry(f"{size} of {total} bytes arrived")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _by_hand(url: str, path: Path, reason: str) -> str:
+    return (
+        f"could not download {url}: {reason}. Try again later (what arrived is kept), or open the "
+        f"address in a browser and save the file as {path}"
+    )

@@ -1,0 +1,34 @@
+"""Where things are, so that notebooks, commands and tests agree from any working directory."""
+
+import os
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The folder that `data/` and `outputs/` belong to.
+
+    The environment variable UNETLIB_ROOT if set; else the checkout that `unetlib` was imported
+    from (it has a pyproject.toml next to the package); else the working directory, which is what
+    a plain `pip install` and Colab get.
+    """
+    if chosen := os.environ.get("UNETLIB_ROOT"):
+        return Path(chosen).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def resolve(path: str | os.PathLike) -> Path:
+    """A folder or file that we write: `~` is expanded, relative paths lie below project_root()."""
+    return project_root() / Path(path).expanduser()  # an absolute right side wins
+
+
+def find_input(path: str | os.PathLike) -> Path:
+    """Something a person typed and that must exist: absolute, below the working directory, or
+    below project_root(), in this order. Raises FileNotFoundError that names every place tried."""
+    given = Path(path).expanduser()
+    tried = list(dict.fromkeys([Path.cwd() / given, project_root() / given]))
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    places = " nor ".join(str(p) for p in tried)
+    raise FileNotFoundError(f"'{path}' not found: there is no {places}")
