@@ -76,7 +76,7 @@ def test_the_image_is_the_composite_with_noise(samples):
         exact = a * s.foreground + (1 - a) * s.background
         assert np.abs(s.composite() - exact).max() <= 0.5 + 1e-3
         error = s.image.astype(float) - exact
-        assert np.sqrt((error**2).mean()) < 12  # noise and JPEG only
+        assert np.sqrt((error**2).mean()) < 14  # noise and JPEG only
         blurred = cv2.blur(error, (9, 9))
         assert np.abs(blurred.mean()) < 2  # and neither is a shift of the colours
 
@@ -96,7 +96,7 @@ def test_mattes_are_soft_and_figures_neither_tiny_nor_everything(samples):
 
 def test_negative_or_tiny_arguments_are_refused():
     for arguments in ((-1, 0, 64), (0, -1, 64), (0, 0, 8)):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match="0 or more"):
             generate_sample(*arguments)
 
 
@@ -127,7 +127,7 @@ def busy(s):
 
 
 @pytest.mark.parametrize(
-    "tag, measure", zip(TAGS, (rough_edge, see_through, highlight, busy), strict=True)
+    "tag, measure", list(zip(TAGS, (rough_edge, see_through, highlight, busy), strict=True))
 )
 def test_tags_are_true(samples, tag, measure):
     tagged = np.array([tag in s.tags for s in samples])

@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 from torch import nn
 
 from unetlib.data import Preprocess, to_tensor
-from unetlib.timelapse import CAPTION, GAP, TILE, Timelapse, mask_parts, make_videos
+from unetlib.timelapse import CAPTION, GAP, TILE, Timelapse, make_videos, mask_parts
 
 
 class Samples(list):

@@ -6,9 +6,9 @@ nothing in it can run code.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,13 +74,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "extra": checkpoint.extra,
     }
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -91,8 +88,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
             "free some disk space or choose another outputs_dir."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is a file, for one
+            temporary.unlink()
     return path
 
 

@@ -52,8 +52,9 @@ class Engine:
             return model(image), target
 
     def train_epoch(self, epoch: int, loader, bar: tqdm) -> dict:
-        if hasattr(loader.sampler, "set_epoch"):
-            loader.sampler.set_epoch(epoch)
+        sampler = getattr(loader, "sampler", None)  # any iterable of batches will do as loader
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
         self.model.train()
         start, lr, images = time.perf_counter(), self.schedule.lr, 0
         sums: dict[str, torch.Tensor] = {}
@@ -69,7 +70,7 @@ class Engine:
             bar.set_postfix_str(text, refresh=False)
             bar.update()
         seconds = time.perf_counter() - start
-        means = {f"train_{name}": value.item() / images for name, value in sums.items()}
+        means = _named("train", sums, images)
         if not math.isfinite(means["train_loss"]):
             raise TrainingError(_not_finite(epoch, step, lr, self.dtype))
         speed = {"seconds": seconds, "images_per_second": images / seconds}
@@ -106,7 +107,7 @@ class Engine:
         pooled = counts.pooled()
         pixels = sum((pooled.tp, pooled.fp, pooled.fn, pooled.tn)).item()
         return {
-            **{f"val_{name}": value.item() / len(counts) for name, value in sums.items()},
+            **_named("val", sums, len(counts)),
             "val_iou": counts.iou().mean().item(),
             "val_dice": counts.dice().mean().item(),
             "val_accuracy": counts.accuracy().mean().item(),
@@ -119,6 +120,12 @@ class Engine:
 def _add(sums: dict[str, torch.Tensor], terms: dict[str, torch.Tensor], images: int) -> None:
     for name, term in terms.items():
         sums[name] = sums.get(name, 0.0) + term.float() * images
+
+
+def _named(phase: str, sums: dict[str, torch.Tensor], images: int) -> dict[str, float]:
+    """{"val_loss": ..., "val_bce_loss": ..., "val_dice_loss": ...}: val_dice is the score."""
+    names = {name: name if name == "loss" else f"{name}_loss" for name in sums}
+    return {f"{phase}_{names[name]}": value.item() / images for name, value in sums.items()}
 
 
 def _postfix(epoch: int, epochs: int, sums: dict, images: int, best: float) -> str:

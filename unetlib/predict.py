@@ -58,6 +58,19 @@ def resize_soft(soft: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(resized, 0.0, 1.0, out=resized)
 
 
+@torch.inference_mode()
+def probabilities(
+    model: torch.nn.Module, batch: torch.Tensor, device: torch.device | None = None
+) -> np.ndarray:
+    """Normalised (N, 3, H, W) -> probability of foreground, float32 (N, H, W), on the CPU.
+
+    The one place that turns logits into probabilities. The model should be in eval mode.
+    """
+    device = device or next(model.parameters()).device
+    logits = model(batch.to(device).contiguous(memory_format=torch.channels_last))
+    return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+
+
 class Predictor:
     """A trained model that is handed photos and returns soft masks.
 
@@ -122,19 +135,15 @@ class Predictor:
             flush()
         return masks
 
-    @torch.inference_mode()
     def _run(self, batch: torch.Tensor) -> np.ndarray:
-        """Normalised (N, 3, h, w) -> probabilities, float32 (N, h, w)."""
-        batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
         try:
-            logits = self.model(batch)
+            soft = probabilities(self.model, batch, self.device)
         except torch.cuda.OutOfMemoryError as error:
             n, _, h, w = batch.shape
             raise RuntimeError(
                 f"{self.device} ran out of memory for a batch of {n} at {h}×{w}: "
                 "use a smaller batch_size, a smaller size, or device='cpu'"
             ) from error
-        soft = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
         if not np.isfinite(soft).all():
             raise ValueError(
                 "the model gives values that are no numbers (NaN): its checkpoint is broken, "

@@ -25,6 +25,7 @@ from torch import nn
 
 from unetlib.data import binarize
 from unetlib.metrics import count
+from unetlib.predict import probabilities
 
 TILE = 160  # pixels: smaller samples are enlarged to about this height
 GAP, CAPTION = 6, 20
@@ -182,13 +183,11 @@ def _frames(sample: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-@torch.no_grad()
 def _predict(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
     was_training = model.training
     model.eval()  # batch norm must not learn from the samples
     try:
-        logits = model(batch.to(next(model.parameters()).device))
-        return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+        return probabilities(model, batch)
     finally:
         model.train(was_training)
 

@@ -1,4 +1,4 @@
-"""How far do methods without learning get on the synthetic set? Mean IoU per image; each should be <= 0.60.
+"""Mean IoU of methods without learning on the synthetic set; each should be <= 0.60.
 
 python tests/benchmarks/synthetic_hardness.py --count 200
 """
@@ -83,7 +83,8 @@ def main(count: int, seed: int) -> dict[str, float]:
         )
     share = np.array([m.mean() for m in masks])
     print(
-        f"{count} samples, foreground share {share.mean():.2f} ({share.min():.2f} to {share.max():.2f})"
+        f"{count} samples, foreground share {share.mean():.2f} "
+        f"({share.min():.2f} to {share.max():.2f})"
     )
     for name, score in scores.items():
         print(f"{name:28s} IoU {score:.3f}{'' if score <= 0.6 else '   too easy'}")

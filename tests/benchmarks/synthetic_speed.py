@@ -11,7 +11,7 @@ from unetlib.data.synthetic import generate_sample
 
 
 def speed(size: int, count: int) -> float:
-    """The best of three rounds, in seconds of processor time: one core, whatever else it has to do."""
+    """The best of three rounds, in processor time: one core, whatever else it has to do."""
     best = float("inf")
     for r in range(3):
         start = time.process_time()

@@ -12,7 +12,7 @@ from PIL import Image
 from unetlib.data.images import ImageError, image_size
 from unetlib.predict import read_photo
 
-MAX_MEGAPIXELS = 60  # a cut-out at full size needs some 60 bytes a pixel while it is made
+MAX_MEGAPIXELS = 50  # a cut-out at full size needs some 100 bytes a pixel while it is made
 # Starts the download that a pressed button made, once in a page. Where scripts are not let in, the
 # link beside it does the same by hand. A Blob, because browsers refuse data URLs over 2 MB.
 START_DOWNLOAD = """

@@ -1,60 +1,30 @@
 """Photos and masks: files -> pairs -> train and val -> tensors."""
 
-from unetlib.data.augment import PRESETS, build_augmentation
-from unetlib.data.dataset import PairDataset, SeededSampler, default_workers, make_loaders
-from unetlib.data.download import DownloadError, fetch, unpack_zip
-from unetlib.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MAX_PIXELS,
-    ImageError,
-    Preprocess,
-    binarize,
-    image_size,
-    load_image,
-    load_mask,
-    resize,
-    to_tensor,
-)
-from unetlib.data.pairs import (
-    DataError,
-    Pair,
-    Skipped,
-    Source,
-    match_pairs,
-    split_fraction,
-    split_pairs,
-)
-from unetlib.data.sources import SOURCES, open_source
+from importlib import import_module
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "MAX_PIXELS",
-    "PRESETS",
-    "SOURCES",
-    "DataError",
-    "DownloadError",
-    "ImageError",
-    "Pair",
-    "PairDataset",
-    "Preprocess",
-    "SeededSampler",
-    "Skipped",
-    "Source",
-    "binarize",
-    "build_augmentation",
-    "default_workers",
-    "fetch",
-    "image_size",
-    "load_image",
-    "load_mask",
-    "make_loaders",
-    "match_pairs",
-    "open_source",
-    "resize",
-    "split_fraction",
-    "split_pairs",
-    "to_tensor",
-    "unpack_zip",
-]
+# Fetched on first use. Worker processes that draw the synthetic set start without torch and
+# Albumentations then, whose import takes longer than their share of the pictures.
+_MODULES = {
+    "augment": "PRESETS build_augmentation",
+    "dataset": "PairDataset SeededSampler default_workers make_loaders",
+    "download": "DownloadError fetch unpack_zip",
+    "images": "IMAGENET_MEAN IMAGENET_STD MAX_PIXELS ImageError Preprocess binarize image_size "
+    "load_image load_mask resize to_tensor",
+    "pairs": "DataError Pair Skipped Source match_pairs split_fraction split_pairs",
+    "sources": "SOURCES open_source",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -78,7 +78,7 @@ def tiles(rng, n, colours):
 
 def scales(rng, n, colours):
     """Rows of overlapping discs, like a roof."""
-    f = rng.uniform(7, 11)
+    f = rng.uniform(5, 9)
     image = np.empty((n, n, 3), np.uint8)
     image[:] = colours[0].astype(np.uint8)
     r = 0.62 / f

@@ -64,8 +64,9 @@ def ellipse(x, y, rx, ry=None, turn: float = 0.0, n: int = 36) -> np.ndarray:
 def ribbon(points, widths, steps: int = 6) -> np.ndarray:
     """A limb, leaf or lock: the outline of a curve whose width changes along it."""
     c = smooth(points, closed=False, steps=steps)
-    d = np.gradient(c, axis=0)
-    normal = np.stack([-d[:, 1], d[:, 0]], axis=1) / (np.linalg.norm(d, axis=1)[:, None] + 1e-6)
+    d = np.concatenate([c[1:2] - c[:1], c[2:] - c[:-2], c[-1:] - c[-2:-1]])
+    normal = np.stack([-d[:, 1], d[:, 0]], axis=1)
+    normal /= np.sqrt((d * d).sum(axis=1) + 1e-12)[:, None]
     at = np.linspace(0, len(widths) - 1, len(c))
     low = np.minimum(at.astype(int), len(widths) - 2)
     ease = 0.5 - 0.5 * np.cos(np.pi * (at - low))  # no kink where the width changes
@@ -92,30 +93,32 @@ def strands(rng, roots, ways, length: float, curl: float, n: int) -> np.ndarray:
     i = rng.integers(0, len(roots), n)
     way = ways[i][:, None] * (length * rng.uniform(0.35, 1.0, (n, 1, 1)))
     side = way[..., ::-1] * (-1, 1)
-    bend = rng.normal(0, 0.2 + curl, (n, 1, 1))
-    wobble = rng.normal(0, 0.25 * curl + 0.03, (n, 1, 1))
+    lock = np.sin(2 * np.pi * (3 * i / len(roots) + rng.random()))[:, None, None]
+    bend = (0.3 + curl / 2) * lock + rng.normal(0, 0.15 + curl / 3, (n, 1, 1))  # neighbours agree
+    wobble = rng.normal(0, 0.2 * curl + 0.03, (n, 1, 1))
     t = np.linspace(-0.25, 1, 9)[None, :, None]
     fall = (0, 0.35) * t**2 * np.linalg.norm(way, axis=2, keepdims=True)
     return roots[i][:, None] + way * t + side * (bend * t**2 + wobble * np.sin(7 * t)) + fall
 
 
-def make_pattern(rng: np.random.Generator, a, b, c):
-    """A cloth: function of figure coordinates u, v (h, w) -> colours (h, w, 3)."""
+def make_pattern(rng: np.random.Generator, a, b, c, scale: float = 1.0):
+    """A cloth: a plain colour, or a function of figure coordinates u, v (h, w) -> (h, w, 3)."""
     kind = rng.choice(["plain", "stripes", "gingham", "dots", "zigzag", "argyle", "blocks"])
-    f, turn = rng.uniform(2.2, 4.5), rng.choice([0.0, 0.5, 1.0]) * np.pi / 2
+    f, turn = scale * rng.uniform(2.2, 4.5), rng.choice([0.0, 0.5, 1.0]) * np.pi / 2
     f, sharp = np.float32(f), np.float32(4)
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
     a, b, c = (np.asarray(k, np.float32) for k in (a, b, c))
     wave = np.float32(2 * np.pi)
+
+    if kind == "plain":
+        return a
 
     def step(x):
         return np.clip(0.5 + sharp * x, 0, 1)
 
     def paint(u, v):
         x, y = f * (cos * u + sin * v), f * (cos * v - sin * u)
-        if kind == "plain":
-            w = 0.12 * np.sin(wave * 0.35 * x + y) + 0.12
-        elif kind == "stripes":
+        if kind == "stripes":
             w = step(np.sin(wave * y))
         elif kind == "gingham":
             w = 0.5 * step(np.sin(wave * x)) + 0.5 * step(np.sin(wave * y))
@@ -168,13 +171,13 @@ class Pen:
         """Fills an outline. `colour`: (3,) or a cloth. `shade` rounds it off towards its edges and
         away from the light, `atop` paints only on what is there, `soft` blurs the edge."""
         p = self.pixels(points)
-        pad = 2 + int(2 * soft * self.unit)
-        box = self._box(p, pad)
-        if box is None:
-            return
+        (left, top), (right, low) = p.min(axis=0).tolist(), p.max(axis=0).tolist()
         if not (shade or atop or soft or callable(colour)) and opacity == 1:
             value = (*(float(c) for c in colour), 255.0)
             cv2.fillPoly(self.rgba, [fixed(p)], value, cv2.LINE_AA, SHIFT)
+            return
+        box = self._box(left, top, right, low, 2 + int(2 * soft * self.unit))
+        if box is None:
             return
         x0, y0, x1, y1 = box
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
@@ -182,22 +185,21 @@ class Pen:
         if soft:
             k = 2 * int(soft * self.unit / 2) + 3
             mask = cv2.blur(cv2.blur(mask, (k, k)), (k, k))
-        ys = np.arange(y0, y1, dtype=np.float32)[:, None] - self.origin[1]
-        xs = np.arange(x0, x1, dtype=np.float32)[None] - self.origin[0]
+        ys = np.arange(y0, y1, dtype=np.float32)[:, None]
+        xs = np.arange(x0, x1, dtype=np.float32)
+        paint = colour
         if callable(colour):
-            i = self.inverse
-            paint = colour(i[0, 0] * xs + i[0, 1] * ys, i[1, 0] * xs + i[1, 1] * ys)
-        else:
-            paint = np.asarray(colour, np.float32)
+            (a, b), (c, d) = self.inverse
+            x, y = xs - self.origin[0], ys - self.origin[1]
+            paint = colour(a * x + b * y, c * x + d * y)
         if shade:
-            span = p.max(0) - p.min(0)
-            k = 2 * int(0.16 * min(span)) + 3
+            wide, high = right - left, low - top
+            k = 2 * int(0.16 * min(wide, high)) + 3
             inner = cv2.blur(cv2.blur(mask, (k, k), borderType=1), (k, k), borderType=1)
-            mid = p.mean(0) - self.origin
-            lx, ly = 1.2 * shade * self.light / max(*span, 1.0)
+            lx, ly = (1.2 * shade / max(wide, high, 1.0) * self.light).tolist()
             tone = inner * np.float32(shade / 255)
-            tone += (xs - mid[0]) * lx
-            tone += (ys - mid[1]) * ly + np.float32(1 - shade)
+            tone += (xs - (left + right) / 2) * lx
+            tone += (ys - (top + low) / 2) * ly + np.float32(1 - shade)
             paint = paint * np.clip(tone, 0.3, 1.08, out=tone)[..., None]
         self._blend(mask, box, paint, opacity, atop)
 
@@ -213,29 +215,28 @@ class Pen:
             where = [fixed(c) for c in curves]
             cv2.polylines(self.rgba, where, False, value, thick, cv2.LINE_AA, SHIFT)
             return
-        box = self._box(np.concatenate(curves), 2 + thick)
+        every = np.concatenate(curves)
+        box = self._box(*every.min(axis=0), *every.max(axis=0), 2 + thick)
         if box is not None:
             mask = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
             where = [fixed(c - box[:2]) for c in curves]
             cv2.polylines(mask, where, False, 255, thick, cv2.LINE_AA, SHIFT)
             self._blend(mask, box, np.asarray(colour, np.float32), 1.0, True)
 
-    def _box(self, p, pad: int):
-        x0, y0 = np.maximum(np.floor(p.min(0)).astype(int) - pad, 0)
-        x1, y1 = np.minimum(np.ceil(p.max(0)).astype(int) + pad, self.n)
+    def _box(self, left, top, right, low, pad: int) -> tuple[int, int, int, int] | None:
+        x0, y0 = max(int(left) - pad, 0), max(int(top) - pad, 0)
+        x1, y1 = min(int(right) + 1 + pad, self.n), min(int(low) + 1 + pad, self.n)
         return None if x1 <= x0 or y1 <= y0 else (x0, y0, x1, y1)
 
     def _blend(self, mask, box, paint, opacity: float, atop: bool) -> None:
         x0, y0, x1, y1 = box
-        roi = self.rgba[y0:y1, x0:x1]
+        old = self.rgba[y0:y1, x0:x1]
+        new = np.full_like(old, 255)
+        new[..., :3] = paint
+        if atop:
+            new = cv2.multiply(new, cv2.merge([old[..., 3]] * 4), scale=1 / 255)
         m = mask * np.float32(opacity / 255)
-        old = roi.astype(np.float32)
-        cover = m * old[..., 3] * np.float32(1 / 255) if atop else m
-        old[..., : 3 if atop else 4] *= (1 - m)[..., None]
-        old[..., :3] += cover[..., None] * paint
-        if not atop:
-            old[..., 3] += 255 * m
-        np.add(old, 0.5, out=roi, casting="unsafe")
+        old[...] = cv2.blendLinear(new, old, m, 1 - m)
 
     def shine(self, points, strength=0.95, soft=0.01, atop=True) -> None:
         """A specular highlight, on what is there."""

@@ -23,14 +23,13 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from unetlib.data.pairs import DataError, split_fraction
 from unetlib.data.synthetic.scene import GENERATOR_VERSION, generate_sample
 
 COLUMNS = ["id", "source", "split", "tags", "foreground_share"]
 MARK = "unetlib synthetic v{version} seed={seed} index={index} size={size}"
 NAME = re.compile(r"synthetic-(\d{6,})\.(jpg|png)")
 NOTE = re.compile(
-    rb"(unetlib synthetic v\d+ seed=\d+ index=(\d+) size=\d+) tags=([a-z;]*) share=([\d.]+)"
+    rb"(unetlib synthetic v\d+ seed=\d+ index=(\d+) size=\d+) tags=([a-z;]*) share=(\d\.\d{4})"
 )
 IGNORED = ("thumbs.db", "desktop.ini")
 WORTH_A_POOL = 150  # samples; fewer are drawn before worker processes have started
@@ -52,6 +51,8 @@ def write_synthetic(
     killed is finished by the next one; samples of other arguments are replaced. A file that this
     function did not write is never touched: it raises DataError. Returns root.
     """
+    from unetlib.data.pairs import DataError, split_fraction  # brings torch; workers do without
+
     if count < 1 or not 0 <= val_fraction < 1:
         raise ValueError(
             f"count is at least 1 and val_fraction in [0, 1), not {count}, {val_fraction}"
@@ -120,6 +121,8 @@ def survey(root: Path, splits: list[str], marks: list[str]) -> tuple[dict, list[
             else:
                 stale.append(path)
     if foreign or not own_manifest(root / "manifest.csv"):
+        from unetlib.data.pairs import DataError
+
         foreign = foreign or [root / "manifest.csv"]
         raise DataError(
             f"{root} holds {len(foreign)} file(s) that are not synthetic samples, the first is "

@@ -35,11 +35,8 @@ def choose(rng: np.random.Generator, tags: set[str]) -> str:
 
 
 def draw(pen: Pen, kind: str, rng: np.random.Generator, look: Look, tags: set[str]) -> None:
-    pattern, scale = make_pattern(rng, look.cloth, look.second, look.accent), rng.uniform(2, 3)
-
-    def cloth(u, v):  # patterns are made for people, whose unit is a head
-        return pattern(u * scale, v * scale)
-
+    scale = rng.uniform(2, 3)  # patterns are made for people, whose unit is a head
+    cloth = make_pattern(rng, look.cloth, look.second, look.accent, scale)
     THINGS[kind](pen, rng, look, tags, cloth)
 
 

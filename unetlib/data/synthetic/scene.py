@@ -83,10 +83,10 @@ def generate_sample(seed: int, index: int, size: int = 128) -> Sample:
 
 
 def draw_figure(pen, rng, look, tags) -> None:
-    person = rng.random() < 0.74
+    person = rng.random() < 0.77
     flip, turn = rng.random() < 0.5, rng.normal(0, 0.07)
     if person:
-        shot = str(rng.choice(list(SHOTS), p=[0.16, 0.44, 0.27, 0.13]))
+        shot = str(rng.choice(list(SHOTS), p=[0.16, 0.46, 0.28, 0.1]))
         head, xs, ys = (rng.uniform(*r) for r in SHOTS[shot])
         pen.place(xs, ys, head, turn, flip)
         figures.Person(rng, look, tags, ys + 3 * head < 1.1, head > 0.36).draw(pen)
@@ -102,15 +102,18 @@ def draw_figure(pen, rng, look, tags) -> None:
 
 
 def draw_background(rng, n: int, look, tags) -> np.ndarray:
+    """In the figure's colours, paler as air makes them; the busy ones a little out of focus."""
     colours = np.array(look.colours(), np.float32)
     near = np.clip(colours * rng.uniform(0.8, 1.15, (5, 1)), 0, 235)
-    extra = mix(look.cloth, look.accent, 0.5)[None]
-    pool = np.concatenate([colours, near, extra])[rng.permutation(11)[: int(rng.integers(5, 9))]]
+    pool = np.concatenate([colours, near, mix(look.cloth, look.accent, 0.5)[None]])
+    pool = pool[rng.permutation(11)[: int(rng.integers(5, 9))]]
+    pool = mix(pool, rng.uniform(80, 200) * np.ones(3), rng.uniform(0.2, 0.48)).astype(np.float32)
     painters = backgrounds.BUSY if "texture" in tags else backgrounds.SOFT
     image = painters[rng.integers(len(painters))](rng, n, pool)
-    return (
-        image if image.shape[0] == n else cv2.resize(image, (n, n), interpolation=cv2.INTER_CUBIC)
-    )
+    focus = rng.uniform(0.004, 0.012)
+    if "texture" in tags:
+        image = cv2.GaussianBlur(image, (0, 0), focus * len(image))
+    return image
 
 
 def finish(rng, rgba, back, tags) -> Sample:
@@ -118,7 +121,7 @@ def finish(rng, rgba, back, tags) -> Sample:
     size = rgba.shape[0]
     alpha = rgba[..., 3] * np.float32(1 / 255)
     dx, dy = rng.uniform(-0.03, 0.03), rng.uniform(0.005, 0.04)
-    wide, deep = rng.uniform(0.012, 0.03), rng.uniform(0.25, 0.6)
+    wide, deep = rng.uniform(0.012, 0.03), rng.uniform(0.4, 0.65)
     shift = np.array([[1, 0, dx * size], [0, 1, dy * size]], np.float32)
     shadow = cv2.warpAffine(alpha, shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
     shadow = cv2.GaussianBlur(shadow, (0, 0), wide * size)
@@ -129,8 +132,8 @@ def finish(rng, rgba, back, tags) -> Sample:
     light = (rng.uniform(0.93, 1.02) + rng.uniform(0, 0.06) * x)[..., None] * tint
     back *= light
     rgba[..., :3] *= light
-    if rng.random() < 0.25:  # a lens slightly out of focus: matte and colours alike
-        sigma = rng.uniform(0.0015, 0.004) * size
+    if rng.random() < 0.12:  # a lens slightly out of focus: matte and colours alike
+        sigma = rng.uniform(0.0015, 0.0035) * size
         rgba, back = cv2.GaussianBlur(rgba, (0, 0), sigma), cv2.GaussianBlur(back, (0, 0), sigma)
     a8 = np.clip(np.rint(rgba[..., 3]), 0, 255)
     matte = (a8 / 255).astype(np.float32)
@@ -138,8 +141,8 @@ def finish(rng, rgba, back, tags) -> Sample:
     fore, back = (np.clip(np.rint(v), 0, 255).astype(np.uint8) for v in (fore, back))
     image = compose(fore, back, matte).astype(np.float32)
 
-    grain = rng.uniform(0, 4.5) * (rng.random() < 0.7)
-    quality = int(rng.integers(55, 96))
+    grain = rng.uniform(0, 4) * (rng.random() < 0.7)
+    quality = int(rng.integers(70, 97))
     image += grain * rng.standard_normal((size, size, 1), np.float32)
     image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
