@@ -15,7 +15,7 @@ from unetlib.data import Pair, binarize, load_mask
 
 WORKING_SIDE = 256  # k-means and GrabCut look at photos no larger than this
 CLUSTERS = 5
-BOX_MARGIN = 0.05  # GrabCut's box leaves out so much of the photo at the left, right and top
+BOX_MARGIN = 0.05  # GrabCut's box leaves out so much of the photo on each of its four sides
 
 
 def constant_mask(train: Iterable[Pair], size: int = 64) -> Callable[[np.ndarray], np.ndarray]:
@@ -70,12 +70,13 @@ def kmeans_mask(image: np.ndarray) -> np.ndarray:
 def grabcut_mask(image: np.ndarray) -> np.ndarray:
     """OpenCV's GrabCut (Rother and others, 2004), told only that the object is in a centred box.
 
-    The box reaches down to the lower border, where people are often cut off.
+    What reaches the photo's border is lost to it. A box drawn by someone who knows where the object
+    is cut off does better; but then a person has done half of the work.
     """
     small = _shrink(image)
     height, width = small.shape[:2]
     left, top = round(width * BOX_MARGIN), round(height * BOX_MARGIN)
-    box = (left, top, width - 2 * left, height - top)
+    box = (left, top, width - 2 * left, height - 2 * top)
     if min(left, top) < 1:  # no pixel outside of the box to learn the background from
         return np.ones(image.shape[:2], bool)
     labels = np.zeros((height, width), np.uint8)

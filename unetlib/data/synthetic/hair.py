@@ -106,5 +106,6 @@ class Hair:
             ways /= np.linalg.norm(ways, axis=1)[:, None]
         roots, length = self.outline[keep] * 0.95, rng.uniform(0.3, 0.45)
         curl = rng.uniform(0.8, 1.2) if curly else rng.uniform(0.1, 0.6)
-        for n, shade in ((190, tone), (110, tone * 0.75), (90, mix(tone, rgb(225, 205, 180), 0.25))):
+        pale = mix(tone, rgb(225, 205, 180), 0.25)
+        for n, shade in ((190, tone), (110, tone * 0.75), (90, pale)):
             pen.lines(strands(rng, roots, ways[keep], length, curl, n), shade, 0.006)
