@@ -134,7 +134,9 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, checkpoint, zipped):
 
 
 def _run(code: str, *args, **options):
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, args)], **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)], **options
+    )
 
 
 def test_a_kill_in_the_middle_of_saving_leaves_a_whole_file(tmp_path, checkpoint):

@@ -61,7 +61,9 @@ def test_it_learns_and_keeps_the_best(tmp_path):
     assert best.preprocess == PREPROCESS
     assert best.extra["config"]["epochs"] == 8
     for phase in ("train", "val"):
-        assert {f"{phase}_loss", f"{phase}_bce_loss", f"{phase}_dice_loss"} <= set(result.history[0])
+        assert {f"{phase}_loss", f"{phase}_bce_loss", f"{phase}_dice_loss"} <= set(
+            result.history[0]
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best_model.pth", "last_model.pth"]
     for a, b in zip(net.parameters(), last.model.parameters(), strict=True):
         assert torch.equal(a, b)

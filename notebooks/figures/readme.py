@@ -1,6 +1,6 @@
 """Makes readme.png: drawn photos the network never saw, its masks, and the cut-outs.
 
-    python notebooks/figures/readme.py [checkpoint]     (default: outputs/checkpoints/best_model.pth)
+python notebooks/figures/readme.py [checkpoint]     (default: outputs/checkpoints/best_model.pth)
 """
 
 import sys
