@@ -1,4 +1,4 @@
-"""Checkpoints: they rebuild the model, refuse what is dangerous or wrong, and survive interruption."""
+"""Checkpoints: they rebuild the model, refuse what is dangerous or wrong, and survive a kill."""
 
 import os
 import pickle

@@ -33,7 +33,7 @@ def main() -> None:
         columns += [np.full((len(columns[0]), GAP, 3), 255, np.uint8)]
     picture = Image.fromarray(np.hstack(columns[:-1]))
     target = Path(__file__).with_name("readme.png")
-    picture.quantize(192, dither=Image.Dither.NONE).save(target, optimize=True)
+    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(target, optimize=True)
     print(f"{target}: {picture.width}×{picture.height}, {target.stat().st_size / 1000:.0f} kB")
 
 
