@@ -240,12 +240,13 @@ def pennfudan_zip(count: int) -> bytes:
     return file.getvalue()
 
 
-def test_pennfudan_is_downloaded_once_and_opened(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize("args", [{"download": True}, {}], ids=["asked for", "without a root"])
+def test_pennfudan_is_downloaded_once_and_opened(server, tmp_path, monkeypatch, args):
     monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "PENNFUDAN_URL", server.url)
     server.body, server.plan = pennfudan_zip(170), ["drop", "ok"]
     for _ in range(2):
-        source = open_source("pennfudan", download=True)
+        source = open_source("pennfudan", **args)
         assert len(source.train) + len(source.val) == 170
         assert source.root == tmp_path / "cache" / "PennFudanPed"
     assert len(server.ranges) == 2

@@ -198,7 +198,7 @@ def test_pennfudan_layout(tmp_path):
 
 def test_pennfudan_without_a_root_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path))
-    assert "download=True" in message_of("pennfudan")
+    assert "download=True" in message_of("pennfudan", download=False)
     pennfudan(tmp_path)
     assert open_source("pennfudan").root == tmp_path / "PennFudanPed"
 

@@ -27,7 +27,8 @@ def open_source(
       already. Takes `count`, `size`, `workers`, `progress`.
     - "folder": pairs of your own in `root` (default: data/). Takes `mask_kind`.
     - "pennfudan": the Penn-Fudan pedestrians; `root` holds PNGImages/ and PedMasks/.
-      `download=True` fetches them (54 MB) into the cache first.
+      `download=True` fetches them (54 MB) first if they are not there. That is the default where
+      no root is given: they are then fetched into the cache, once.
 
     `root` is looked for below the working directory, then below the project. `val_fraction` and
     `seed` decide the split, except where train/ and val/ are given. A val photo with the same bytes
@@ -72,7 +73,7 @@ def _folder(root, *, val_fraction, seed, mask_kind: str = "auto") -> Source:
     return _source("folder", root, train, val, skipped)
 
 
-def _pennfudan(root, *, val_fraction, seed, download: bool = False) -> Source:
+def _pennfudan(root, *, val_fraction, seed, download: bool | None = None) -> Source:
     """Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007.
 
     Its publisher states no checksum, and none is made up here: the download is verified by the
@@ -81,7 +82,7 @@ def _pennfudan(root, *, val_fraction, seed, download: bool = False) -> Source:
     """
     layout = "Expected {root}/PNGImages/X.png and {root}/PedMasks/X_mask.png"
     folder = Path(root) if root else cache_dir()
-    if download:
+    if download or (download is None and root is None):
         folder = _download_pennfudan(resolve(folder))
     elif root is None and not (folder / "PennFudanPed").is_dir():
         raise DataError(
