@@ -175,9 +175,15 @@ def test_it_fits_the_screen(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     pictures = page.locator(".unetlib-figure img")
     assert pictures.count() == 3
-    boxes = [pictures.nth(i).bounding_box() for i in range(3)]
-    if width > 700:  # side by side
-        assert max(b["y"] for b in boxes) - min(b["y"] for b in boxes) < 2
+    if width > 700:  # side by side, once the page has settled in its new width
+        page.wait_for_function(
+            """() => {
+                const pictures = [...document.querySelectorAll(".unetlib-figure img")];
+                const tops = pictures.map((picture) => picture.getBoundingClientRect().top);
+                return Math.max(...tops) - Math.min(...tops) < 2;
+            }"""
+        )
+    page.wait_for_timeout(300)
     for selector in (
         ".unetlib-app",
         ".unetlib-group",
