@@ -285,7 +285,7 @@ def test_files_of_others_are_refused_and_left_alone(folder, tmp_path, intrude):
 
 
 def test_it_goes_on_after_an_error_in_the_middle(folder, tmp_path, monkeypatch):
-    real, calls = files.replace, []
+    real, calls = files.write_whole, []
 
     def full_disk(path, content):
         calls.append(path)
@@ -294,7 +294,7 @@ def test_it_goes_on_after_an_error_in_the_middle(folder, tmp_path, monkeypatch):
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "replace", full_disk)
+        patch.setattr(files, "write_whole", full_disk)
         with pytest.raises(OSError, match="No space"):
             write(tmp_path)
     assert not list(tmp_path.rglob("*.part"))

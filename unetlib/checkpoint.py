@@ -6,7 +6,6 @@ nothing in it can run code.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import zipfile
@@ -18,6 +17,7 @@ from torch import nn
 
 from unetlib.data.images import Preprocess
 from unetlib.models import build_model
+from unetlib.paths import whole
 
 FORMAT = "unetlib-checkpoint"
 VERSION = 1
@@ -74,22 +74,17 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "extra": checkpoint.extra,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole(path) as part, part.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(
             f"could not write the checkpoint {path}: {error}. An earlier file there is unchanged; "
             "free some disk space or choose another outputs_dir."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # a folder that is a file, for one
-            temporary.unlink()
     return path
 
 

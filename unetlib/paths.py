@@ -1,6 +1,8 @@
 """Where things are, so that notebooks, commands and tests agree from any working directory."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -32,3 +34,24 @@ def find_input(path: str | os.PathLike) -> Path:
             return candidate
     places = " nor ".join(str(p) for p in tried)
     raise FileNotFoundError(f"'{path}' not found: there is no {places}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a file to write beside `path`, and moves it there when the block ends without error.
+
+    A kill or a full disk in between leaves what was at `path` as it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):  # moved, never written, or in a folder that is a file
+            part.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the whole file or nothing."""
+    with whole(path) as part:
+        part.write_bytes(content)

@@ -25,6 +25,7 @@ from torch import nn
 
 from unetlib.data import binarize
 from unetlib.metrics import count
+from unetlib.paths import write_whole
 from unetlib.predict import probabilities
 
 TILE = 160  # pixels: smaller samples are enlarged to about this height
@@ -67,12 +68,12 @@ class Timelapse:
             strip.save(png, "PNG")
             sample = self.folder / f"sample_{i:02d}"
             sample.mkdir(parents=True, exist_ok=True)
-            _write(sample / f"epoch_{epoch:03d}.png", png.getvalue())
+            write_whole(sample / f"epoch_{epoch:03d}.png", png.getvalue())
             text = io.StringIO()
             writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows[i])
-            _write(sample / "scores.csv", text.getvalue().encode())
+            write_whole(sample / "scores.csv", text.getvalue().encode())
 
     def _clean(self, epoch: int) -> None:
         """Remove what an earlier training wrote, or (resume) what it wrote from this epoch on."""
@@ -237,9 +238,3 @@ def _strip(photo, matte, soft, when: str, iou: float) -> Image.Image:
         strip.paste(tile, (x, CAPTION))
         draw.text((x + 1, 4), caption, fill="black", font=font)
     return strip
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -14,7 +14,7 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from unetlib.paths import resolve
+from unetlib.paths import resolve, whole, write_whole
 
 PUBLISHED = ("checkpoints", "timelapse", "videos", "images")  # what later notebooks look for
 REPLACED_WHOLE = ("timelapse", "videos")  # frames of two trainings must not mix
@@ -48,9 +48,7 @@ def read_record(folder: Path) -> dict:
 def write_record(folder: Path, record: dict) -> None:
     """Write metrics.json whole or not at all; NaN and infinity become null (JSON has neither)."""
     text = json.dumps(_finite(record), indent=2, ensure_ascii=False, default=str)
-    temporary = folder / "metrics.json.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "metrics.json")
+    write_whole(folder / "metrics.json", f"{text}\n".encode())
 
 
 def _finite(value):
@@ -132,9 +130,8 @@ def publish(folder: Path, outputs: Path, overwrite: bool = True) -> list[str]:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if part == "checkpoints":
                 _keep_own(copy, folder.parent)
-            temporary = copy.with_name(copy.name + ".tmp")
-            shutil.copy2(file, temporary)
-            os.replace(temporary, copy)
+            with whole(copy) as new:
+                shutil.copy2(file, new)
     return written
 
 

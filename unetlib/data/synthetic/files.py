@@ -24,6 +24,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from unetlib.data.synthetic.scene import GENERATOR_VERSION, generate_sample
+from unetlib.paths import write_whole
 
 COLUMNS = ["id", "source", "split", "tags", "foreground_share"]
 MARK = "unetlib synthetic v{version} seed={seed} index={index} size={size}"
@@ -84,10 +85,10 @@ def write_synthetic(
         for i, note in draw(jobs, workers):
             done[i] = note
             bar.update()
-    replace(root / "manifest.csv", manifest(splits, done))
+    write_whole(root / "manifest.csv", manifest(splits, done))
     stamp = {"generator": "unetlib synthetic", "version": GENERATOR_VERSION, "seed": seed}
     stamp |= {"size": size, "count": count, "val_fraction": val_fraction}
-    replace(root / "synthetic.json", json.dumps(stamp, indent=1).encode())
+    write_whole(root / "synthetic.json", json.dumps(stamp, indent=1).encode())
     return root
 
 
@@ -205,16 +206,6 @@ def write_sample(job: tuple[str, int, int, int]) -> tuple[int, tuple[str, str]]:
     Image.fromarray(sample.image).save(photo, "JPEG", quality=95, subsampling=0, comment=text)
     info.add_text("Comment", text)
     Image.fromarray(np.rint(sample.matte * 255).astype(np.uint8)).save(mask, "PNG", pnginfo=info)
-    replace(Path(folder, "images", name(index) + ".jpg"), photo.getvalue())
-    replace(Path(folder, "masks", name(index) + ".png"), mask.getvalue())
+    write_whole(Path(folder, "images", name(index) + ".jpg"), photo.getvalue())
+    write_whole(Path(folder, "masks", name(index) + ".png"), mask.getvalue())
     return index, note
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes the whole file or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
