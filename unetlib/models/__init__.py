@@ -5,19 +5,49 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 
+from unetlib.models.backbone import BackboneUNet, TorchvisionSegmenter
 from unetlib.models.blocks import DoubleConv, Up
+from unetlib.models.classic import UNetDropout, UNetPooled
+from unetlib.models.cost import checkpoint_activations, complexity, count_parameters
+from unetlib.models.u2net import U2Net, load_official_u2net
 from unetlib.models.unet import UNet
 
-__all__ = ["MODELS", "DoubleConv", "UNet", "Up", "build_model", "count_parameters"]
+__all__ = [
+    "MODELS", "DoubleConv", "UNet", "Up", "build_model", "checkpoint_activations", "complexity",
+    "count_parameters", "load_official_u2net",
+]  # fmt: skip
 
-# name -> (class, arguments that make the class this model)
-MODELS: dict[str, tuple[Callable[..., nn.Module], dict]] = {
-    "unet": (UNet, {"base": 64, "upsampling": "bilinear"}),
-    "unet_transposed": (UNet, {"base": 64, "upsampling": "transposed"}),
-    "unet_small": (UNet, {"base": 16, "upsampling": "bilinear"}),
+
+class Entry(NamedTuple):
+    make: Callable[..., nn.Module]
+    preset: dict  # arguments that make the class this model
+    about: str  # for tables
+
+
+FIXED = ("backbone", "architecture")  # what a name stands for is no argument
+HALF = {"base": 32, "depth": 5, "half": True}
+U2NETP = {"encoder": ((16, 64),) * 6, "decoder": ((16, 64),) * 5}
+DEEPLAB, LRASPP = {"architecture": "deeplabv3"}, {"architecture": "lraspp"}
+MOBILENET = {"backbone": "mobilenet_v3_large"}
+MODELS = {
+    "unet": Entry(UNet, {}, "U-Net, bilinear upsampling"),
+    "unet_transposed": Entry(UNet, {"upsampling": "transposed"}, "U-Net as in the paper"),
+    "unet_dropout": Entry(UNetDropout, {}, "U-Net with dropout on every level"),
+    "unet_pooled": Entry(UNetPooled, {}, "portrait U-Net that pools first"),
+    "unet_small": Entry(UNet, {"base": 16}, "U-Net for laptops"),
+    "unet_half": Entry(UNet, HALF, "U-Net at half size, for a few hundred real photos"),
+    "u2net": Entry(U2Net, {}, "U²-Net, a U of small Us"),
+    "u2netp": Entry(U2Net, U2NETP, "U²-Net, its small form"),
+    "unet_resnet18": Entry(BackboneUNet, {"backbone": "resnet18"}, "U-Net on a ResNet-18"),
+    "unet_resnet34": Entry(BackboneUNet, {"backbone": "resnet34"}, "U-Net on a ResNet-34"),
+    "unet_resnet50": Entry(BackboneUNet, {"backbone": "resnet50"}, "U-Net on a ResNet-50"),
+    "unet_mobilenet_v3": Entry(BackboneUNet, MOBILENET, "U-Net on a MobileNetV3"),
+    "deeplabv3": Entry(TorchvisionSegmenter, DEEPLAB, "DeepLabV3 on a MobileNetV3"),
+    "lraspp": Entry(TorchvisionSegmenter, LRASPP, "LR-ASPP on a MobileNetV3"),
 }
 
 
@@ -27,31 +57,27 @@ def build_model(name: str, **args) -> nn.Module:
     Args:
         name: a key of `MODELS`.
         **args: arguments of its class that differ from the named model's, such as
-            `base=32` or `skips=False`.
+            `base=32`, `skips=False` or `pretrained=True`.
 
     Returns the module with `model.spec = {"name": ..., "args": ...}`, which is what a checkpoint
-    needs to build it again.
+    needs to build it again. `pretrained` is not part of it: the checkpoint has its own weights.
 
     Raises:
         ValueError: an unknown name (the message lists the known ones) or an argument that the
             model does not take.
+        RuntimeError: weights were asked for with `pretrained` and cannot be fetched.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}.{hint}")
-    make, preset = MODELS[name]
-    known = inspect.signature(make).parameters
+    make, preset, _ = MODELS[name]
+    known = [key for key in inspect.signature(make).parameters if key not in FIXED]
     unknown = [key for key in args if key not in known]
     if unknown:
         raise ValueError(
             f"{name} takes no argument {', '.join(map(repr, unknown))}; it takes {', '.join(known)}"
         )
     model = make(**{**preset, **args})
-    model.spec = {"name": name, "args": dict(args)}
+    model.spec = {"name": name, "args": {k: v for k, v in args.items() if k != "pretrained"}}
     return model
-
-
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers training adjusts."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""The two bricks of a U-Net: a double convolution, and the step up that meets a skip."""
+"""The bricks of a U-Net: a double convolution, and the step up that meets a skip."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class DoubleConv(nn.Sequential):
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
     """
+
+    recompute = True  # `checkpoint_activations` keeps only what goes into such a block
 
     def __init__(
         self,
@@ -53,6 +55,8 @@ class Up(nn.Module):
     size drops: that is what lets any input size through.
     """
 
+    recompute = True
+
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, upsampling: str):
         super().__init__()
         if upsampling == "bilinear":
@@ -68,3 +72,14 @@ class Up(nn.Module):
         if x.shape[-2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
         return self.conv(x if skip is None else torch.cat([skip, x], dim=1))
+
+
+def check_size(x: torch.Tensor, halvings: int) -> None:
+    """Raises ValueError where images (N, C, H, W) are too small to be halved so many times."""
+    height, width = x.shape[-2:]
+    least = 2**halvings
+    if min(height, width) < least:
+        raise ValueError(
+            f"this network halves its input {halvings} times and needs at least {least}×{least} "
+            f"pixels, not {height}×{width}"
+        )
