@@ -27,7 +27,7 @@ PARAMETERS = {  # as published
 }
 UNETS = ("unet", "unet_transposed", "unet_small", "unet_dropout", "unet_pooled")
 SMALL = {name: {"base": 4} for name in UNETS}  # the same code, quick on a CPU
-SMALL["unet_half"] = {"base": 4, "depth": 2}
+SMALL["unet_half"] = {"base": 4, "depth": 3}
 SMALL |= {name: {"encoder": [[2, 6]] * 6, "decoder": [[2, 6]] * 5} for name in ("u2net", "u2netp")}
 SMALL |= {
     name: {"decoder_widths": [16, 8, 8, 8, 8]}

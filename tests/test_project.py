@@ -22,16 +22,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point to the left only. Modules of one group may not import each other.
 LAYERS = [
-    ["paths", "device", "models", "optim"],
-    ["data"],
+    ["paths", "device", "config", "models"],
+    ["data", "optim", "distributed"],
     ["losses", "metrics"],
-    ["engine", "checkpoint"],
+    ["trouble", "checkpoint"],
+    ["engine"],
+    ["keeper"],
     ["training"],
     ["predict"],
     ["matting"],
     ["evaluate", "baselines"],
     ["timelapse"],
     ["plots"],
+    ["tracking"],
     ["app"],
     ["__main__"],
 ]
@@ -39,6 +42,7 @@ ALONE = {"models", "losses", "metrics", "matting", "plots"}
 # Needed by some users or some modules only: imported where they are used.
 OPTIONAL = {"ipywidgets", "IPython", "papermill", "nbformat", "nbclient", "jinja2", "kagglehub"}
 OPTIONAL |= {"pandas", "skimage", "imageio", "requests", "pymatting", "playwright", "voila"}
+OPTIONAL |= {"accelerate", "tensorboard", "wandb", "yaml"}
 
 
 def part_of(path: Path) -> str:
@@ -108,7 +112,7 @@ def test_the_command_line_is_light():
 def test_every_third_party_import_is_a_dependency():
     names = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
     names |= {"IPython": "ipykernel", "nbformat": "papermill", "nbclient": "papermill"}
-    names |= {"google": "colab", "matplotlib_inline": "ipykernel"}
+    names |= {"yaml": "pyyaml", "google": "colab", "matplotlib_inline": "ipykernel"}
     required = {re.split(r"[\[<>=! ]", text)[0] for text in PROJECT["project"]["dependencies"]}
     extras = PROJECT["project"]["optional-dependencies"]
     required |= {re.split(r"[\[<>=! ]", t)[0] for t in itertools.chain(*extras.values())}

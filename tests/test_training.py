@@ -113,48 +113,6 @@ def test_fine_tuning_starts_from_the_checkpoint(tmp_path):
         fit(model(base=8), train, val, init_from=first.best_path, progress=False)
 
 
-@pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
-@pytest.mark.parametrize("schedule", optim.SCHEDULES)
-def test_every_optimizer_and_schedule_lowers_the_loss(optimizer, schedule):
-    config = TrainConfig(epochs=5, optimizer=optimizer, schedule=schedule, patience=1, **QUICK)
-    history = fit(model(), *loaders(), config, progress=False).history
-    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
-    lrs = [row["lr"] for row in history]
-    if schedule == "constant":
-        assert lrs == [2e-2] * 5
-    if schedule == "onecycle":
-        assert lrs[0] < lrs[1] and lrs[-1] < lrs[1] <= 2e-2
-
-
-def test_plateau_halves_the_rate_when_the_score_stands_still():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = optim.Schedule(optimizer, "plateau", 1.0, total_steps=10, patience=2)
-    lrs = []
-    for score in (0.1, 0.2, 0.2, 0.2, 0.2, 0.3):
-        schedule.epoch_end(score)
-        lrs.append(schedule.lr)
-    assert lrs == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
-
-
-def test_the_moving_average_by_hand():
-    net = torch.nn.Linear(1, 1, bias=False)
-    net.weight.data.fill_(1.0)
-    ema = optim.Ema(net, decay=0.5)
-    expected = None
-    for n, value in enumerate((1.0, 3.0, 5.0, 9.0)):
-        net.weight.data.fill_(value)
-        ema.update(net)
-        decay = min(0.5, (1 + n) / (10 + n))
-        expected = value if n == 0 else decay * expected + (1 - decay) * value
-    assert ema.model.weight.item() == pytest.approx(expected)
-
-
-def test_weight_decay_spares_biases_and_norms():
-    groups = optim.build_optimizer(model(), "adamw", 1e-3, 0.1).param_groups
-    assert {p.ndim for p in groups[0]["params"]} == {4} and groups[0]["weight_decay"] == 0.1
-    assert {p.ndim for p in groups[1]["params"]} == {1} and groups[1]["weight_decay"] == 0
-
-
 def test_early_stop():
     train, val = loaders()
     config = TrainConfig(epochs=20, lr=1e-12, early_stop=2, precision="float32", optimizer="adam")
@@ -188,9 +146,12 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
     fit(model(), train, val, TrainConfig(epochs=1, **QUICK), out_dir=tmp_path, progress=False)
     before = (tmp_path / "best_model.pth").read_bytes()
     train.dataset.tensors[0][3, 0, 0, 0] = math.nan
-    with pytest.raises(TrainingError, match=r"epoch 1, batch 1, learning rate 0\.02.*0\.002"):
+    with pytest.raises(TrainingError, match=r"epoch 1, batch 1\): the pixels of image 4"):
         fit(model(), train, val, TrainConfig(epochs=1, **QUICK), out_dir=tmp_path, progress=False)
     assert (tmp_path / "best_model.pth").read_bytes() == before
+    healthy, _ = loaders()
+    with pytest.raises(TrainingError, match=r"learning rate 1e\+30.*photos and masks are.*1e\+29"):
+        fit(model(), healthy, None, TrainConfig(epochs=2, lr=1e30, clip=0, precision="float32"))
 
 
 def test_all_background_is_said_aloud():
@@ -231,7 +192,7 @@ def test_out_of_memory_names_batch_and_size(error):
         def forward(self, x):
             raise error
 
-    with pytest.raises(TrainingError, match=r"batch_size 8 .*32×32.*batch_size 4, image_size 16"):
+    with pytest.raises(TrainingError, match=r"batch_size 8 .*32×32.*batch_size 4 .*image_size 16"):
         fit(Full(), *loaders(), TrainConfig(epochs=1, **QUICK), progress=False)
 
 
@@ -263,7 +224,7 @@ def test_callbacks_see_each_epoch_in_eval_mode():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("lr", -1.0), ("lr", float("nan")), ("weight_decay", -1), ("ema", 1.0),
+    [("epochs", 0), ("lr", -1.0), ("lr", float("nan")), ("lr", 0), ("weight_decay", -1), ("ema", 1.0),
      ("optimizer", "sdg"), ("schedule", "poly"), ("precision", "int8")],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_named(field, value):

@@ -74,17 +74,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "history": checkpoint.history,
         "extra": checkpoint.extra,
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as part, part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise CheckpointError(
-            f"could not write the checkpoint {path}: {error}. An earlier file there is unchanged; "
-            "free some disk space or choose another outputs_dir."
-        ) from error
+    write_file(path, content)
     return path
 
 
@@ -101,7 +91,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             f"there is no checkpoint at {path}. Train one first: run notebooks/03_train.ipynb, "
             "or `unetlib run` for the whole course."
         )
-    content = _read(path)
+    content = read_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a unetlib checkpoint"
@@ -155,7 +145,23 @@ def load_weights(model: nn.Module, state_dict: dict[str, torch.Tensor], source: 
     model.load_state_dict(state_dict)
 
 
-def _read(path: Path):
+def write_file(path: Path, content: dict) -> None:
+    """torch.save, whole or not at all. Raises CheckpointError with the reason."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part, part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise CheckpointError(
+            f"could not write the checkpoint {path}: {error}. An earlier file there is unchanged; "
+            "free some disk space or choose another outputs_dir."
+        ) from error
+
+
+def read_file(path: Path):
+    """Plain values and tensors of a file. Raises CheckpointError: damaged, or carries code."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from unetlib import optim
-from unetlib.metrics import Counts, count
+from unetlib.distributed import Processes
+from unetlib.metrics import count
+from unetlib.models import checkpoint_activations
+from unetlib.trouble import memory_advice, not_finite
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what to change."""
+@dataclass
+class Progress:
+    """How far an epoch is: its number, the batches done, photos seen, and sums of the losses;
+    `lr` is the learning rate that it began with."""
+
+    epoch: int
+    lr: float = 0.0
+    batches: int = 0
+    images: int = 0
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Engine:
-    """The moving parts of one training, and what an epoch does with them."""
+    """The moving parts of one training, and what an epoch does with them.
 
-    def __init__(self, model, config, loss, device: torch.device, steps: int):
-        self.device, self.loss, self.clip = device, loss, config.clip
-        self.dtype = optim.choose_precision(config.precision, device)
+    Every random number of a step depends on (seed, epoch, step, rank) alone, so that a training
+    that goes on from a saved state draws what it would have drawn.
+    """
+
+    def __init__(self, model, config, loss, processes: Processes, steps: int):
+        self.config, self.loss, self.processes = config, loss, processes
+        self.device = processes.device
+        self.dtype = optim.choose_precision(config.precision, self.device)
         # NHWC is what the fast kernels of CPUs and tensor cores work on
-        self.layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-        self.model = model.to(device, memory_format=self.layout)
-        self.optimizer = optim.build_optimizer(
-            model, config.optimizer, config.lr, config.weight_decay
-        )
-        self.schedule = optim.Schedule(
-            self.optimizer, config.schedule, config.lr, config.epochs * steps, config.patience
-        )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.ema = optim.Ema(model, config.ema) if config.ema else None
-        self.epochs = config.epochs
+        self.layout = torch.preserve_format if self.device.type == "mps" else torch.channels_last
+        self.model = model.to(self.device, memory_format=self.layout)
+        if config.recompute:
+            checkpoint_activations(self.model)
+        self.parallel = processes.wrap(self.model)  # what training calls
+        self.stepped = torch.compile(self.parallel) if config.compile else self.parallel
+        self.optimizer = optim.build_optimizer(self.model, config)
+        self.schedule = optim.Schedule(self.optimizer, config, math.ceil(steps / config.accumulate))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.ema = optim.Ema(self.model, config.ema) if config.ema else None
         self.best = -1.0  # val IoU, for the progress bar
 
     @property
@@ -44,77 +62,153 @@ class Engine:
         """The weights that are judged and kept."""
         return (self.ema.model if self.ema else self.model).eval()
 
-    def forward(self, model: nn.Module, batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def state_dict(self) -> dict:
+        """Everything that the next step depends on."""
+        parts = {name: getattr(self, name).state_dict() for name in self._parts()}
+        return parts | ({"ema": self.ema.averaged.state_dict()} if self.ema else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in self._parts():
+            getattr(self, name).load_state_dict(state[name])
+        if self.ema:
+            self.ema.averaged.load_state_dict(state["ema"])
+
+    def _parts(self) -> tuple[str, ...]:
+        return ("model", "optimizer", "schedule", "scaler")
+
+    def forward(self, model: nn.Module, batch):
+        """Logits (or a dict of them, with deep supervision) and target, on the device."""
         image = batch[0].to(self.device, memory_format=self.layout, non_blocking=True)
         target = batch[1].to(self.device, non_blocking=True)
         reduced = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=reduced):
             return model(image), target
 
-    def train_epoch(self, epoch: int, loader, bar: tqdm) -> dict:
+    def train_epoch(
+        self, state, loader, bar: tqdm, after_step: Callable[[Any], None]
+    ) -> tuple[dict, dict]:
+        """The rest of the epoch that `state.at` stands in: the history's row, and what it took.
+
+        Raises TrainingError for losses that are no numbers and for memory that does not suffice.
+        """
+        at: Progress = state.at
+        self._seed(at.epoch)  # for loaders that draw from the global generators
+        self.model.train()
+        at.lr = at.lr or self.schedule.lr
+        total, waited, first = self.processes.steps(loader), 0.0, at.images
+        bad = torch.full((), -1, device=self.device)  # first batch whose loss is no number
+        start = time.perf_counter()
+        batches = self._batches(at, loader, total)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            with memory_advice(batch[0]):
+                terms = self.train_step(batch, at.epoch, at.batches, total)
+            _add(at.sums, terms, len(batch[0]))
+            bad = torch.where((bad < 0) & ~torch.isfinite(terms["loss"]), at.batches, bad)
+            at.batches, at.images = at.batches + 1, at.images + len(batch[0])
+            # asking a GPU for a number makes it wait, so there not at every step
+            last = at.batches == total
+            if (self.device.type != "cuda" or at.batches % 20 == 0 or last) and bad >= 0:
+                raise not_finite(at.epoch, int(bad), loader, batch, at.lr, self.dtype)
+            seconds = time.perf_counter() - start
+            bar.set_postfix_str(self._postfix(at, at.images - first, seconds, waited), False)
+            bar.update()
+            if self.can_pause(at, loader):
+                after_step(state)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = max(time.perf_counter() - start, 1e-9)
+        names = list(at.sums)
+        *sums, images = self.processes.total([*(at.sums[n].item() for n in names), at.images])
+        speed = (images - first * self.processes.world) / seconds
+        timing = {"seconds": seconds, "images_per_second": speed, "data_wait": waited / seconds}
+        row = {"epoch": at.epoch, "lr": at.lr}
+        return row | _named("train", dict(zip(names, sums, strict=True)), images), timing
+
+    def _batches(self, at: Progress, loader, total: int) -> Iterator:
+        """The batches of this process from `at` on."""
         sampler = getattr(loader, "sampler", None)  # any iterable of batches will do as loader
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
-        self.model.train()
-        start, lr, images = time.perf_counter(), self.schedule.lr, 0
-        sums: dict[str, torch.Tensor] = {}
-        for step, batch in enumerate(loader):
-            with _memory_advice(batch[0]):
-                terms = self.train_step(batch)
-            _add(sums, terms, len(batch[0]))
-            images += len(batch[0])
-            # asking a GPU for a number makes it wait, so there not at every step
-            if (self.device.type != "cuda" or step % 20 == 0) and not torch.isfinite(sums["loss"]):
-                raise TrainingError(_not_finite(epoch, step, lr, self.dtype))
-            text = _postfix(epoch, self.epochs, sums, images, self.best)
-            bar.set_postfix_str(text, refresh=False)
-            bar.update()
-        seconds = time.perf_counter() - start
-        means = _named("train", sums, images)
-        if not math.isfinite(means["train_loss"]):
-            raise TrainingError(_not_finite(epoch, step, lr, self.dtype))
-        speed = {"seconds": seconds, "images_per_second": images / seconds}
-        return {"lr": lr, **means, **speed}
+            sampler.set_epoch(at.epoch)
+        if hasattr(sampler, "start"):
+            sampler.start = at.batches
+            return iter(loader)
+        return itertools.islice(self.processes.share(loader), at.batches, total)
 
-    def train_step(self, batch) -> dict[str, torch.Tensor]:
-        """Forward, loss, backward, one step of the optimiser; returns the detached loss terms."""
-        logits, target = self.forward(self.model, batch)
-        terms = self.loss(logits, target)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(terms["loss"]).backward()
-        if self.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        if self.ema is not None:
-            self.ema.update(self.model)
+    def can_pause(self, at: Progress, loader) -> bool:
+        """Whether an epoch can be left here and taken up again without doing it all over."""
+        sampler = getattr(loader, "sampler", None)
+        return hasattr(sampler, "start") and at.batches % self.config.accumulate == 0
+
+    def train_step(
+        self, batch, epoch: int = 1, step: int = 0, total: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Forward, loss, backward and, where enough batches are added up, a step of the optimiser.
+
+        `step` counts the batches of the epoch from 0, `total` is their number. Returns the
+        detached loss terms.
+        """
+        self._seed(epoch, step, self.processes.rank)
+        size, first = self.config.accumulate, step - step % self.config.accumulate
+        group = size if total is None else min(size, total - first)  # the last may be smaller
+        complete = step - first + 1 == group
+        with self.processes.no_sync(self.parallel, not complete):
+            output, target = self.forward(self.stepped, batch)
+            terms = self.loss(output, target)
+            self.scaler.scale(terms["loss"] / group).backward()
+        if complete:
+            if self.config.clip:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.schedule.step()
+            if self.ema is not None:
+                self.ema.update(self.model)
         return {name: term.detach() for name, term in terms.items()}
 
     @torch.inference_mode()
     def validate(self, loader) -> dict:
-        sums: dict[str, torch.Tensor] = {}
-        parts: list[Counts] = []
+        """Loss and scores over the whole set, whoever of the processes saw which photo."""
+        losses: dict[str, torch.Tensor] = {}
+        scores = np.zeros(8)  # photos; sums of IoU, Dice, accuracy over photos; tp fp fn tn
         model = self.eval_model
-        for batch in loader:
-            with _memory_advice(batch[0]):
+        for batch in self.processes.share(loader):
+            with memory_advice(batch[0]):
                 logits, target = self.forward(model, batch)
-            _add(sums, self.loss(logits, target), len(target))
+            _add(losses, self.loss(logits, target), len(target))
             # a logit of 0 is a probability of 0.5
-            parts.append(count(logits > 0, target >= 0.5))
-        counts = Counts.cat(parts)
-        pooled = counts.pooled()
-        pixels = sum((pooled.tp, pooled.fp, pooled.fn, pooled.tn)).item()
+            c = count(logits > 0, target >= 0.5)
+            means = [score.double().sum().item() for score in (c.iou(), c.dice(), c.accuracy())]
+            scores += [len(c), *means, *(x.sum().item() for x in (c.tp, c.fp, c.fn, c.tn))]
+        names = list(losses)
+        totals = self.processes.total([*(losses[n].item() for n in names), *scores.tolist()])
+        n, iou, dice, accuracy, tp, fp, fn, tn = totals[len(names) :]
+        pixels = tp + fp + fn + tn
         return {
-            **_named("val", sums, len(counts)),
-            "val_iou": counts.iou().mean().item(),
-            "val_dice": counts.dice().mean().item(),
-            "val_accuracy": counts.accuracy().mean().item(),
-            "val_pooled_iou": pooled.iou().item(),
-            "val_foreground": (pooled.tp + pooled.fp).item() / pixels,
-            "val_foreground_true": (pooled.tp + pooled.fn).item() / pixels,
+            **_named("val", dict(zip(names, totals, strict=False)), n),
+            "val_iou": iou / n,
+            "val_dice": dice / n,
+            "val_accuracy": accuracy / n,
+            "val_pooled_iou": tp / (tp + fp + fn) if tp + fp + fn else 1.0,
+            "val_foreground": (tp + fp) / pixels,
+            "val_foreground_true": (tp + fn) / pixels,
         }
+
+    def _seed(self, *where: int) -> None:
+        sequence = np.random.SeedSequence((self.config.seed, *where))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+
+    def _postfix(self, at: Progress, images: int, seconds: float, waited: float) -> str:
+        text = f"epoch {at.epoch}/{self.config.epochs}, loss {at.sums['loss'] / at.images:.3f}, "
+        text += f"{images * self.processes.world / seconds:.1f} images/s, "
+        text += f"waiting for data {waited / seconds:.0%}"
+        return text + (f", best val IoU {self.best:.3f}" if self.best >= 0 else "")
 
 
 def _add(sums: dict[str, torch.Tensor], terms: dict[str, torch.Tensor], images: int) -> None:
@@ -122,40 +216,7 @@ def _add(sums: dict[str, torch.Tensor], terms: dict[str, torch.Tensor], images: 
         sums[name] = sums.get(name, 0.0) + term.float() * images
 
 
-def _named(phase: str, sums: dict[str, torch.Tensor], images: int) -> dict[str, float]:
+def _named(phase: str, sums: dict[str, float], images: float) -> dict[str, float]:
     """{"val_loss": ..., "val_bce_loss": ..., "val_dice_loss": ...}: val_dice is the score."""
     names = {name: name if name == "loss" else f"{name}_loss" for name in sums}
-    return {f"{phase}_{names[name]}": value.item() / images for name, value in sums.items()}
-
-
-def _postfix(epoch: int, epochs: int, sums: dict, images: int, best: float) -> str:
-    text = f"epoch {epoch}/{epochs}, loss {sums['loss'].item() / images:.3f}"
-    return text + (f", best val IoU {best:.3f}" if best >= 0 else "")
-
-
-def _not_finite(epoch: int, step: int, lr: float, dtype: torch.dtype) -> str:
-    precision = "" if dtype == torch.float32 else ", precision='float32' to rule out rounding,"
-    return (
-        f"the loss is no longer a finite number (epoch {epoch}, batch {step + 1}, learning rate "
-        f"{lr:.2g}). Try a learning rate of {lr / 10:.2g}{precision} and clip=1.0; and look for "
-        "broken photos or masks in the set. The best checkpoint so far is kept."
-    )
-
-
-@contextmanager
-def _memory_advice(images: torch.Tensor) -> Iterator[None]:
-    """Turns "out of memory" into advice that names the batch and the size."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-            sign in str(error).lower() for sign in ("out of memory", "can't allocate memory")
-        )
-        if not full:
-            raise
-        batch, _, height, width = images.shape
-        raise TrainingError(
-            f"memory ran out at batch_size {batch} with images of {height}×{width}. Try batch_size "
-            f"{max(1, batch // 2)}, image_size {int(min(height, width) * 0.75) // 16 * 16}, or a "
-            f"smaller model such as 'unet_small'. ({(str(error) or 'MemoryError').splitlines()[0]})"
-        ) from error
+    return {f"{phase}_{names[name]}": value / images for name, value in sums.items()}

@@ -2,68 +2,114 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("plateau", "onecycle", "constant")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+from unetlib.config import PRECISIONS, TrainConfig, hint
 
 
-def build_optimizer(
-    model: nn.Module, name: str, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Adam or AdamW over the model's parameters.
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD (with Nesterov momentum) over the model's parameters.
 
     Weight decay pulls the convolutions' weights only: on biases and batch-norm gains it does
-    nothing useful (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, for AdamW's decay).
+    nothing useful. In AdamW it is decoupled from the gradient (Loshchilov and Hutter,
+    https://arxiv.org/abs/1711.05101), in Adam and SGD it is the L2 penalty's gradient.
     """
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
+        {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in decayed)  # one kernel for all weights
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    return make(groups, lr=lr, fused=fused)
+    # one kernel for all weights
+    options = {"lr": config.lr, "fused": all(p.device.type in ("cpu", "cuda") for p in decayed)}
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=nesterov, **options)
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return make(groups, **options)
 
 
 class Schedule:
-    """The learning rate over time: `step()` after every batch, `epoch_end(score)` after an epoch.
+    """The learning rate over time: `step()` after every step, `epoch_end(score)` after an epoch.
 
-    "plateau" halves the rate when the score (higher is better) has not risen for `patience`
-    epochs; "onecycle" warms up over the first tenth and decays to nearly zero (Smith and Topin,
-    https://arxiv.org/abs/1708.07120); "constant" leaves it alone.
+    The rate is lr · warm-up · decay. The warm-up rises linearly over the share `config.warmup` of
+    all steps; the decay is, with t the steps since then and T all of them:
+
+    - "constant": 1
+    - "plateau": `gamma` to the number of times that the score (higher is better) has not risen
+      for more than `patience` epochs
+    - "step": `gamma` after every `step_epochs` epochs
+    - "exponential": final_lr^(t/T)
+    - "cosine": from 1 to final_lr along half a cosine (https://arxiv.org/abs/1608.03983)
+    - "onecycle": a cosine from 1/25 up, and one down to nearly 0 (Smith and Topin,
+      https://arxiv.org/abs/1708.07120, as in PyTorch's OneCycleLR; Adam's beta stays)
     """
 
-    def __init__(self, optimizer, name: str, lr: float, total_steps: int, patience: int):
-        self.optimizer = optimizer
-        self.per_step: LRScheduler | None = None
-        self.plateau: ReduceLROnPlateau | None = None
-        if name == "onecycle":
-            # momentum stays: cycling Adam's beta1 as well brought nothing here
-            self.per_step = OneCycleLR(
-                optimizer, lr, total_steps=total_steps, pct_start=0.1, cycle_momentum=False
-            )
-        elif name == "plateau":
-            self.plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=patience)
+    def __init__(self, optimizer, config: TrainConfig, steps_per_epoch: int):
+        self.optimizer, self.config, self.steps_per_epoch = optimizer, config, steps_per_epoch
+        self.total = config.epochs * steps_per_epoch
+        share = config.warmup if config.warmup >= 0 else 0.1 * (config.schedule == "onecycle")
+        self.warm = share * self.total
+        self.steps, self.falls, self.bad_epochs, self.best = 0, 0, 0, -math.inf
+        self._set()
 
     @property
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
     def step(self) -> None:
-        if self.per_step is not None:
-            self.per_step.step()
+        self.steps += 1
+        self._set()
 
     def epoch_end(self, score: float) -> None:
-        if self.plateau is not None:
-            self.plateau.step(score)
+        if self.config.schedule != "plateau":
+            return
+        if self.best == -math.inf or score > self.best + 1e-4 * abs(self.best):
+            self.best, self.bad_epochs = score, 0
+        else:
+            self.bad_epochs += 1
+        if self.bad_epochs > self.config.patience:
+            self.falls, self.bad_epochs = self.falls + 1, 0
+            self._set()
+
+    def factor(self) -> float:
+        """The learning rate of the next step as a share of `config.lr`."""
+        name, config, n = self.config.schedule, self.config, self.steps
+        if name == "onecycle":
+            peak = max(self.warm - 1, 0)  # the step with the highest rate
+            if n <= peak and peak:
+                return _cosine(1 / 25, 1, n / peak)
+            return _cosine(1, 4e-6, min(1, (n - peak) / max(1, self.total - 1 - peak)))
+        warm = min(1.0, (n + 1) / self.warm) if self.warm else 1.0
+        t = max(0, n - self.warm) / max(1, self.total - self.warm)
+        if name == "plateau":
+            return warm * config.gamma**self.falls
+        if name == "step":
+            return warm * config.gamma ** (n // (config.step_epochs * self.steps_per_epoch))
+        if name == "exponential":
+            return warm * config.final_lr**t
+        return warm * (_cosine(1, config.final_lr, t) if name == "cosine" else 1.0)
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in ("steps", "falls", "bad_epochs", "best")}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._set()
+
+    def _set(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.factor()
+
+
+def _cosine(start: float, end: float, t: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * t)) / 2
 
 
 class Ema:
@@ -78,11 +124,11 @@ class Ema:
             rate = 1 - min(decay, (1 + n.item()) / (10 + n.item()))
             torch._foreach_lerp_(averaged, current, rate)
 
-        self._averaged = AveragedModel(model, multi_avg_fn=average)
-        self.model: nn.Module = self._averaged.module
+        self.averaged = AveragedModel(model, multi_avg_fn=average)
+        self.model: nn.Module = self.averaged.module
 
     def update(self, model: nn.Module) -> None:
-        self._averaged.update_parameters(model)
+        self.averaged.update_parameters(model)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -95,7 +141,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         ValueError: an unknown name, or float16 away from CUDA, where gradients would underflow.
     """
     if name not in PRECISIONS:
-        raise ValueError(f"no precision is called {name!r}; there are {', '.join(PRECISIONS)}")
+        known = ", ".join(PRECISIONS)
+        raise ValueError(f"precision is one of {known}, not {name!r}.{hint(name, PRECISIONS)}")
     if name == "float16" and device.type != "cuda":
         raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
     if name != "auto":

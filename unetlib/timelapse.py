@@ -39,24 +39,25 @@ class Timelapse:
     """Called after every epoch as (epoch, model, row): writes one strip per sample.
 
     `dataset` gives (image (3, H, W), mask (1, H, W)) and has a `preprocess`, as PairDataset does;
-    `indices` are the samples to follow. Frames of an earlier training are removed at the first
-    call; with `resume` only those from that epoch on. Other files in `folder` are left alone. The
-    model is neither moved nor changed, and is left in the mode (train or eval) it was in.
+    `indices` are the samples to follow. Epoch 0 is the network before training. Frames of an
+    earlier training are removed when epoch 1 comes; a training that goes on, so that the first
+    epoch is a later one, keeps those before it. Other files in `folder` are left alone. The model
+    is neither moved nor changed, and is left in the mode (train or eval) it was in.
     """
 
-    def __init__(self, dataset, indices: Sequence[int], folder: str | Path, resume: bool = False):
-        self.folder, self.resume, self.started = Path(folder), resume, False
+    def __init__(self, dataset, indices: Sequence[int], folder: str | Path):
+        self.folder, self.started = Path(folder), False
         samples = [dataset[int(i)] for i in indices]
         if not samples:
             raise ValueError("a timelapse needs at least one sample to follow, got no indices")
         self.batch = torch.stack([image for image, _ in samples])
         self.mattes = [mask[0].numpy() for _, mask in samples]
-        self.photos = [_photo(image, dataset.preprocess) for image, _ in samples]
+        self.photos = [as_photo(image, dataset.preprocess) for image, _ in samples]
         self.parts = [mask_parts(binarize(matte)) for matte in self.mattes]
         self.rows: list[list[dict]] = [[] for _ in samples]
 
     def __call__(self, epoch: int, model: nn.Module, row: dict | None = None) -> None:
-        if not self.started:
+        if epoch and not self.started:
             self._clean(epoch)
             self.started = True
         for i, soft in enumerate(_predict(model, self.batch)):
@@ -69,6 +70,8 @@ class Timelapse:
             sample = self.folder / f"sample_{i:02d}"
             sample.mkdir(parents=True, exist_ok=True)
             write_whole(sample / f"epoch_{epoch:03d}.png", png.getvalue())
+            if not self.started:
+                continue  # whether this training is a new one shows at its first epoch
             text = io.StringIO()
             writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
             writer.writeheader()
@@ -76,14 +79,15 @@ class Timelapse:
             write_whole(sample / "scores.csv", text.getvalue().encode())
 
     def _clean(self, epoch: int) -> None:
-        """Remove what an earlier training wrote, or (resume) what it wrote from this epoch on."""
+        """Remove what an earlier training wrote, or what this one did from `epoch` on."""
         for sample in _samples(self.folder):
+            i = int(sample.name.removeprefix("sample_"))
+            ours = self.rows[i] if i < len(self.rows) else []
             for number, frame in _frames(sample):
-                if not self.resume or number >= epoch:
+                if number >= epoch or (epoch == 1 and not ours):
                     frame.unlink()
             scores = sample / "scores.csv"
-            i = int(sample.name.removeprefix("sample_"))
-            if self.resume and scores.exists() and i < len(self.rows):
+            if epoch > 1 and scores.exists() and i < len(self.rows):
                 with scores.open(encoding="utf-8", newline="") as file:
                     old = [{**r, "epoch": int(r["epoch"])} for r in csv.DictReader(file)]
                 self.rows[i] = [r for r in old if r["epoch"] < epoch]
@@ -193,7 +197,7 @@ def _predict(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
         model.train(was_training)
 
 
-def _photo(image: torch.Tensor, preprocess) -> np.ndarray:
+def as_photo(image: torch.Tensor, preprocess) -> np.ndarray:
     """Network input (3, H, W) back to a photo, uint8 (H, W, 3)."""
     rgb = image.numpy().transpose(1, 2, 0) * preprocess.std + preprocess.mean
     return np.rint(255 * rgb.clip(0, 1)).astype(np.uint8)

@@ -6,7 +6,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from unetlib import optim
-from unetlib.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from unetlib.checkpoint import load_checkpoint, load_weights
+from unetlib.config import TrainConfig
 from unetlib.data.images import Preprocess
-from unetlib.device import choose_device
-from unetlib.engine import Engine, TrainingError
-from unetlib.losses import BCEDiceLoss
+from unetlib.distributed import Processes
+from unetlib.engine import Engine, Progress
+from unetlib.keeper import Keeper, State, identity
+from unetlib.losses import build_loss
+from unetlib.trouble import TrainingError
+
+__all__ = ["FitResult", "TrainConfig", "TrainingError", "TrainingWarning", "fit"]
 
 OnEpoch = Callable[[int, nn.Module, dict], None]
 EMPTY_EPOCHS = 3  # epochs without a foreground pixel predicted before we say so
@@ -30,69 +34,44 @@ class TrainingWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train. The defaults suit the course's synthetic set on a laptop.
-
-    Raises ValueError for a value that makes no sense, naming it.
-    """
-
-    epochs: int = 12  # passes over the training set
-    lr: float = 2e-3  # highest learning rate
-    optimizer: str = "adamw"  # adam, adamw
-    weight_decay: float = 1e-4  # pull of the weights towards 0
-    schedule: str = "plateau"  # plateau, onecycle, constant
-    patience: int = 3  # plateau: epochs without a better val IoU before the rate is halved
-    early_stop: int = 0  # stop after so many epochs without a better val IoU; 0: never
-    clip: float = 1.0  # longest gradient (L2 norm) that a step may follow; 0: any
-    ema: float = 0.0  # decay of the weights' moving average, e.g. 0.99; 0: none
-    precision: str = "auto"  # auto, float32, bfloat16, float16
-    seed: int = 0  # dropout and the like; the loaders have their own
-
-    def __post_init__(self):
-        positive = {"epochs": self.epochs, "lr": self.lr, "patience": self.patience}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name} is greater than 0, not {value}")
-        for name in ("weight_decay", "early_stop", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is at least 0, not {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay in [0, 1), not {self.ema}")
-        choices = {
-            "optimizer": optim.OPTIMIZERS,
-            "schedule": optim.SCHEDULES,
-            "precision": optim.PRECISIONS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}"
-                )
-
-
-@dataclass
 class FitResult:
     """What a training left behind.
 
     Attributes:
         history: a dict per finished epoch: epoch, lr, train_loss and its terms, val_loss and its
             terms, val_iou, val_dice, val_accuracy (means over images), val_pooled_iou,
-            val_foreground (share predicted), seconds, images_per_second.
+            val_foreground (share predicted). The same on every run with the same seed.
+        timings: a dict per finished epoch: seconds, images_per_second, data_wait (share of the
+            time spent waiting for data). These are never the same.
         best_epoch: the epoch with the highest val IoU, or lowest training loss without a val set.
         best_path, last_path: checkpoints of that epoch and of the last one (None without out_dir).
         stopped: "finished", "early stop" or "interrupted".
     """
 
-    history: list[dict] = field(default_factory=list)
-    best_epoch: int = 0
-    best_path: Path | None = None
-    last_path: Path | None = None
-    stopped: str = "finished"
+    history: list[dict]
+    timings: list[dict]
+    best_epoch: int
+    best_path: Path | None
+    last_path: Path | None
+    stopped: str
 
     @property
     def best(self) -> dict:
         """The history's row of the best epoch, {} before the first."""
         return next((row for row in self.history if row["epoch"] == self.best_epoch), {})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FitResult:
+        """The result of the training that left its checkpoints in `folder`.
+
+        Raises CheckpointError where there is none.
+        """
+        last, best = Path(folder) / "last_model.pth", Path(folder) / "best_model.pth"
+        content = load_checkpoint(last)
+        fitted = content.extra["fit"]
+        paths = best if best.is_file() else None, last
+        return cls(content.history, fitted["timings"], fitted["best_epoch"], *paths,
+                   fitted["stopped"])  # fmt: skip
 
 
 def seed_everything(seed: int) -> None:
@@ -111,6 +90,7 @@ def fit(
     loss: nn.Module | None = None,
     out_dir: str | Path | None = None,
     init_from: str | Path | None = None,
+    resume: bool | str = False,
     on_epoch: Iterable[OnEpoch] = (),
     device: str = "auto",
     preprocess: Preprocess | None = None,
@@ -127,89 +107,90 @@ def fit(
         loss: (logits, target) -> dict of terms with "loss"; BCE + Dice by default.
         out_dir: where best_model.pth and last_model.pth go; None keeps nothing.
         init_from: a checkpoint of the same model to start from (fine-tuning).
-        on_epoch: called as f(epoch, model, row) after each epoch (timelapse frames, ...).
+        resume: True goes on with the training in out_dir that was cut off, and refuses one with
+            other settings; "auto" goes on where the settings agree and starts anew otherwise;
+            False starts anew. On a CPU the end is then bit for bit that of an undisturbed run.
+        on_epoch: called as f(epoch, model, row) after each epoch (timelapse frames, ...), in the
+            first process only; row is the history's together with the timing's.
         device: "auto", "cpu", "cuda" or "mps".
         preprocess: what the checkpoint says about inputs; by default the training set's own.
         extra: further plain values for the checkpoint.
         progress: False silences the bar.
 
+    Started by `accelerate launch`, `torchrun` or Accelerate's `notebook_launcher`, the processes
+    train together, each on its share of every batch; batch_size is that of one process.
+
     Ctrl-C ends the training, not the program: what there is was saved and is returned.
 
     Raises:
         TrainingError: a loss that is no number, memory that does not suffice, an empty loader.
-        CheckpointError: `init_from` does not fit, or a checkpoint cannot be written.
+        CheckpointError: `init_from` does not fit, a checkpoint cannot be written, or `resume` found
+            another training.
     """
     config = config or TrainConfig()
-    loss = loss or BCEDiceLoss()
+    loss = loss or build_loss("bce_dice")
     preprocess = preprocess or getattr(getattr(train_loader, "dataset", None), "preprocess", None)
     if out_dir is not None and preprocess is None:
         raise ValueError("a checkpoint needs preprocess=..., since the loader's dataset has none")
-    if len(train_loader) == 0:
-        raise TrainingError("there is nothing to train on: the training loader yields no batch")
+    processes = Processes(device)
+    steps = processes.steps(train_loader)
+    if steps == 0:
+        raise TrainingError(
+            "there is nothing to train on: the training loader yields no batch"
+            + (f" for each of {processes.world} processes" if processes.world > 1 else "")
+            + ". Take more photos or a smaller batch_size"
+        )
     if init_from:
         load_weights(model, load_checkpoint(init_from).model.state_dict(), init_from)
     seed_everything(config.seed)
-    engine = Engine(model, config, loss, choose_device(device), len(train_loader))
-    keeper = _Keeper(out_dir, preprocess, {**(extra or {}), "config": asdict(config)})
-    result = keeper.result
-    total = config.epochs * len(train_loader)
-    live = sys.stderr.isatty()  # in a notebook's or a log's stream every refresh is kept: fewer
-    bar = tqdm(total=total, disable=not progress, mininterval=0.2 if live else 3, unit="batch")
-    epochs_empty = 0
+    whole = identity(model, config, loss, train_loader, processes.world)
+    engine = Engine(model, config, loss, processes, steps)
+    keeper = Keeper(out_dir if processes.is_main else None, engine, preprocess, extra, whole)
+    state, resume = State(), {"yes": True, "no": False}.get(resume, resume)
+    if resume and out_dir is not None:
+        state, why_not = keeper.find(Path(out_dir), strict=resume is True)
+        if why_not:
+            warnings.warn(f"{why_not}. Starting anew.", TrainingWarning, stacklevel=2)
+    bar = tqdm(
+        total=config.epochs * steps,
+        initial=(state.at.epoch - 1) * steps + state.at.batches,
+        disable=not (progress and processes.is_main),
+        # in a notebook's or a log's stream every refresh is kept: fewer
+        mininterval=0.2 if sys.stderr.isatty() else 3,
+        unit="batch",
+    )
     with bar:
         try:
-            for epoch in range(1, config.epochs + 1):
-                row = {"epoch": epoch, **engine.train_epoch(epoch, train_loader, bar)}
+            while not (stopped := _ended(config, state)):
+                epoch = state.at.epoch
+                row, timing = engine.train_epoch(state, train_loader, bar, keeper.after_step)
                 if val_loader is not None:
                     row |= engine.validate(val_loader)
                 engine.schedule.epoch_end(row.get("val_iou", -row["train_loss"]))
-                keeper.keep(engine.eval_model, row)
-                engine.best = result.best.get("val_iou", -1.0)
-                for callback in on_epoch:
-                    callback(epoch, engine.eval_model, row)
-                epochs_empty = epochs_empty + 1 if _is_all_background(row) else 0
-                if epochs_empty == EMPTY_EPOCHS:
+                keeper.keep(state, row, timing)
+                for callback in on_epoch if processes.is_main else ():
+                    callback(epoch, engine.eval_model, row | timing)
+                state.empty_epochs = state.empty_epochs + 1 if _is_all_background(row) else 0
+                if state.empty_epochs == EMPTY_EPOCHS:
                     warnings.warn(_all_background(row), TrainingWarning, stacklevel=2)
-                if config.early_stop and epoch - result.best_epoch >= config.early_stop:
-                    result.stopped = "early stop"
-                    break
+                state.at = Progress(epoch + 1)
+                keeper.save_state(state)
         except KeyboardInterrupt:
-            result.stopped = "interrupted"
-            keeper.keep_last(engine.eval_model, len(result.history))
+            stopped = "interrupted"
+    paths = keeper.close(state, stopped)
+    processes.unwrap(model)
     if engine.ema is not None:
         model.load_state_dict(engine.ema.model.state_dict())
+    processes.leave()
     model.eval()
-    return result
+    return FitResult(state.history, state.timings, state.best_epoch, *paths, stopped)
 
 
-class _Keeper:
-    """Writes the best and the last checkpoint and keeps the history."""
-
-    def __init__(self, out_dir: str | Path | None, preprocess: Preprocess | None, extra: dict):
-        self.out_dir = None if out_dir is None else Path(out_dir)
-        self.preprocess, self.extra = preprocess, extra
-        self.result = FitResult()
-        self.best_score = float("-inf")
-
-    def keep(self, model: nn.Module, row: dict) -> None:
-        self.result.history.append(row)
-        score = row.get("val_iou", -row["train_loss"])
-        if score > self.best_score:
-            self.best_score, self.result.best_epoch = score, row["epoch"]
-            self.result.best_path = self._save("best_model.pth", model, row["epoch"])
-        self.keep_last(model, row["epoch"])
-
-    def keep_last(self, model: nn.Module, epoch: int) -> None:
-        self.result.last_path = self._save("last_model.pth", model, epoch)
-
-    def _save(self, name: str, model: nn.Module, epoch: int) -> Path | None:
-        if self.out_dir is None:
-            return None
-        metrics = self.result.history[-1] if self.result.history else {}
-        content = Checkpoint(
-            model, self.preprocess, epoch, dict(metrics), list(self.result.history), self.extra
-        )
-        return save_checkpoint(self.out_dir / name, content)
+def _ended(config: TrainConfig, state: State) -> str:
+    """Why there is no further epoch; "" where there is."""
+    if config.early_stop and state.at.epoch - 1 - state.best_epoch >= config.early_stop:
+        return "early stop"
+    return "finished" if state.at.epoch > config.epochs else ""
 
 
 def _is_all_background(row: dict) -> bool:

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 from unetlib import __version__
+from unetlib.app.options import read_settings, training_options
 from unetlib.app.pipeline import PRESETS, run_course
+from unetlib.config import TrainOptions, read_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,6 +62,32 @@ def run(preset, preset_option, name, parameters, only, start, timeout, listing) 
     if result.exit_code:
         click.echo(result.failure, err=True)
     sys.exit(result.exit_code)
+
+
+@app.command(short_help="Train one network on synthetic photos or your own.")
+@click.option("--config", metavar="FILE", help="YAML file with any of these settings.")
+@training_options
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+def train(config, **given) -> None:
+    """Train one network, as notebook 03 does, into OUTPUTS_DIR/checkpoints.
+
+    \b
+    unetlib train                   A first try, on synthetic photos.
+    unetlib train --data-root photos --image-size 256 --epochs 40
+                                    Your own: photos/images, photos/masks.
+
+    Every option is also a key of the YAML file and a parameter of the notebook; options win over
+    the file. A training that was cut off goes on when the same command is given again. The
+    settings of each training are kept in OUTPUTS_DIR/train.yaml.
+    """
+    settings = read_settings(config) if config else {}
+    given = {name: value for name, value in given.items() if value is not None}
+    options = TrainOptions(**read_options(given, base=settings))
+
+    from unetlib.app.train import train as run_training  # brings torch: after the checks
+
+    result = run_training(options, click.echo)
+    sys.exit(130 if result.stopped == "interrupted" else 0)
 
 
 def show_course(notebooks_dir: Path | None = None) -> None:

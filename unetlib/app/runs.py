@@ -129,13 +129,14 @@ def publish(folder: Path, outputs: Path, overwrite: bool = True) -> list[str]:
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if part == "checkpoints":
-                _keep_own(copy, folder.parent)
+                keep_own(copy, folder.parent)
             with whole(copy) as new:
                 shutil.copy2(file, new)
     return written
 
 
-def _keep_own(checkpoint: Path, runs: Path) -> None:
+def keep_own(checkpoint: Path, runs: Path) -> None:
+    """Give a checkpoint that is about to be replaced its date as name, unless a run has a copy."""
     if not checkpoint.is_file():
         return
     copies = runs.glob(f"*/checkpoints/{checkpoint.name}")

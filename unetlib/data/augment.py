@@ -1,5 +1,6 @@
 """Augmentation presets with Albumentations 2.0.8: image and mask through the same transform."""
 
+import itertools
 import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would look for updates on import
@@ -56,6 +57,14 @@ def build_augmentation(preset: str, size: tuple[int, int]) -> A.Compose:
             A.CoarseDropout((1, 3), (0.08, 0.2), (0.08, 0.2), fill="random_uniform", p=0.25),
         ]
     return A.Compose(steps, mask_interpolation=cv2.INTER_LINEAR)
+
+
+def split_augmentation(preset: str, size: tuple[int, int]) -> tuple[A.Compose, A.Compose]:
+    """The preset as (what moves pixels, what changes colours): the first can take photo and mask
+    as one uint8 (H, W, 4), which costs it no more than the photo alone; the second the photo."""
+    steps = build_augmentation(preset, size).transforms
+    moves = list(itertools.takewhile(lambda step: isinstance(step, A.DualTransform), steps))
+    return A.Compose(moves), A.Compose(steps[len(moves) :])
 
 
 def _affine(scale: tuple, rotate: tuple, move: float, p: float) -> A.Affine:

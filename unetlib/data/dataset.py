@@ -5,26 +5,29 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, default_convert
+from tqdm import tqdm
 
-from unetlib.data.augment import PASTE_SHARE, build_augmentation, paste
-from unetlib.data.images import Preprocess, image_size, load_image, load_mask, resize, to_tensor
-from unetlib.data.pairs import DataError, Pair, Source, check_shape
-
-CACHE_BYTES = 1_000_000_000
+from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
+from unetlib.data.cache import decode, open_cache
+from unetlib.data.images import Preprocess, to_tensor
+from unetlib.data.pairs import DataError, Pair, Source
+from unetlib.data.sampler import SeededSampler
 
 
 class PairDataset(Dataset):
     """`ds[i]` or `ds[(epoch, i)]` -> image float32 (3, H, W) normalised, mask float32 (1, H, W) in
     [0, 1]. The mask is the soft matte; losses and metrics decide where to cut it.
 
-    Decoded pairs are kept at preprocess.size as 8 bit when they fit (cache "auto": up to 1 GB; or
-    True / False). The random numbers of an augmentation depend on (seed, epoch, i) alone. A file
-    that cannot be decoded raises ImageError with its name.
+    Decoded pairs are kept at preprocess.size as 8 bit: `cache` "memory", "disk" (in `cache_dir`),
+    "none", or "auto", see open_cache; a worker process that decodes one writes it down for all. The
+    random numbers of an augmentation depend on (seed, epoch, i) alone. A file that cannot be
+    decoded raises ImageError with its name.
     """
 
     def __init__(
@@ -33,92 +36,150 @@ class PairDataset(Dataset):
         preprocess: Preprocess,
         augment: str = "none",
         seed: int = 0,
-        cache: bool | str = "auto",
+        cache: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
     ):
         self.pairs = tuple(pairs)
-        self.preprocess = preprocess
-        self.augment = augment
-        self.seed = seed
-        h, w = preprocess.size
-        self.cached = len(self.pairs) * h * w * 4 <= CACHE_BYTES if cache == "auto" else bool(cache)
-        self._store = np.empty((len(self.pairs), h, w, 4), np.uint8) if self.cached else None
-        self._stored = np.zeros(len(self.pairs), bool)
-        self._compose = None if augment == "none" else build_augmentation(augment, preprocess.size)
+        self.preprocess, self.augment, self.seed = preprocess, augment, seed
+        self._moves, self._colours = split_augmentation(augment, preprocess.size)
+        self._cache = open_cache(self.pairs, preprocess.size, cache, cache_dir)
+
+    @property
+    def cached(self) -> bool:
+        """Whether every photo is decoded once only."""
+        return self._cache is not None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        index = range(len(self))[index]  # negative indices, IndexError
-        image, mask = self.arrays(index)
-        if self._compose is not None:
-            # One generator for all steps. Compose.set_random_seed would give each step the same
-            # numbers, and then a photo would be blurred only when it is mirrored too.
-            draw = np.random.default_rng((self.seed, epoch, index))
-            self._compose.set_random_state(draw, random.Random(int(draw.integers(2**62))))
-            image, mask = self._augmented(image, mask)
-            if draw.random() < PASTE_SHARE.get(self.augment, 0):
-                other = self.arrays(int(draw.integers(len(self))))
-                image, mask = paste(*self._augmented(*other), image, mask)
-        target = torch.from_numpy(mask.astype(np.float32) / 255)
-        return to_tensor(image, self.preprocess), target[None]
+        images, masks = self.batch([key]).tensors()
+        return images[0], masks[0]
 
-    def _augmented(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        both = self._compose(image=image, mask=mask)
-        return both["image"], both["mask"]
+    def batch(self, keys: Sequence) -> "ByteBatch":
+        """The items of several keys, before they become float32."""
+        h, w = self.preprocess.size
+        images = np.empty((len(keys), h, w, 3), np.uint8)
+        masks = np.empty((len(keys), h, w), np.uint8)
+        for place, key in enumerate(keys):
+            images[place], masks[place] = self._sample(key)
+        return ByteBatch(torch.from_numpy(images), torch.from_numpy(masks), self.preprocess)
+
+    def name(self, index: int) -> str:
+        """The image file of ds[index]."""
+        return str(self.pairs[index].image)
 
     def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
-        if self._stored[index]:
-            both = self._store[index]
-            return np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3])
-        image, mask = self._decode(self.pairs[index])
-        if self.cached:
-            self._store[index, ..., :3], self._store[index, ..., 3] = image, mask
-            self._stored[index] = True
-        return image, mask
+        return _parts(self._row(index))
 
-    def preload(self) -> "PairDataset":
-        """Fills the cache now (in threads), so that workers share one copy instead of each their
-        own, and so that a damaged file is named before training starts and not within it."""
-        if self.cached:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                list(pool.map(self.arrays, range(len(self))))
+    def preload(self, rank: int = 0, world: int = 1) -> "PairDataset":
+        """Fills the cache now, in threads, so that workers share it and a damaged file is named
+        before training starts and not within it. What is done stays done if it is interrupted.
+        Of `world` processes that share a disk cache, each starts at another place."""
+        try:
+            todo = self._cache.missing() if self.cached else []
+        except OSError as error:
+            self._cache, todo = self._cache.give_up(error), []
+        first = len(todo) * rank // world
+        todo = todo[first:] + todo[:first]
+        blocks = [todo[i : i + 16] for i in range(0, len(todo), 16)]  # not a future for each photo
+        bar = tqdm(
+            desc="decoding photos",
+            total=len(todo),
+            delay=1,
+            leave=False,
+            disable=rank > 0,
+            mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
+        )
+        with bar, ThreadPoolExecutor(min(8, _cores())) as pool:
+            for count in pool.map(self._fill, blocks):
+                bar.update(count)
         return self
 
-    def _decode(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        h, w = self.preprocess.size
-        width, height = image_size(pair.image)
-        # the sides shrink differently: take the larger picture of the two demands
-        side = round(max(width, height) * max(w / width, h / height) + 0.5)
-        image = np.asarray(load_image(pair.image, max_side=side))
-        mask = load_mask(pair.mask, kind=pair.mask_kind)
-        check_shape(pair.image, (width, height), pair.mask, mask.shape[::-1])
-        mask = resize(mask, self.preprocess.size)
-        return resize(image, self.preprocess.size), np.rint(mask * 255).astype(np.uint8)
+    def _fill(self, indices: list[int]) -> int:
+        for index in indices if self.cached else ():
+            self._row(index)
+        return len(indices)
+
+    def _row(self, index: int) -> np.ndarray:
+        cache = self._cache
+        row = None if cache is None else cache.read(index)
+        if row is None:
+            row = decode(self.pairs[index], self.preprocess.size)
+            try:
+                if cache is not None:
+                    cache.write(index, row)
+            except OSError as error:
+                self._cache = cache.give_up(error)
+        return row
+
+    def _sample(self, key: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]  # negative indices, IndexError
+        if self.augment == "none":
+            return self.arrays(index)
+        # One generator for all steps. Compose.set_random_seed would give each step the same
+        # numbers, and then a photo would be blurred only when it is mirrored too.
+        draw = np.random.default_rng((self.seed, epoch, index))
+        more = random.Random(int(draw.integers(2**62)))
+        for compose in (self._moves, self._colours):
+            compose.set_random_state(draw, more)
+        image, mask = self._augmented(index)
+        if draw.random() < PASTE_SHARE.get(self.augment, 0):
+            other = self._augmented(int(draw.integers(len(self))))
+            image, mask = paste(*other, image, mask)
+        return image, mask
+
+    def _augmented(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = _parts(self._moves(image=self._row(index))["image"])
+        return self._colours(image=image)["image"], mask
 
 
-class SeededSampler(Sampler):
-    """Yields (epoch, index), so that workers know the epoch, even those that live on between
-    epochs. The order depends on (seed, epoch) alone. Each pass counts as the next epoch, unless
-    set_epoch says which one it is."""
+def _parts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return cv2.cvtColor(row, cv2.COLOR_RGBA2RGB), cv2.extractChannel(row, 3)
 
-    def __init__(self, n: int, seed: int = 0, shuffle: bool = True):
-        self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
 
-    def __len__(self) -> int:
-        return self.n
+@dataclass
+class ByteBatch:
+    """uint8 images (N, H, W, 3) and masks (N, H, W), on their way out of a worker process: sharing
+    the four times larger float32 costs more time than the augmentation does."""
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = np.arange(self.n)
-        if self.shuffle:
-            np.random.default_rng((self.seed, epoch)).shuffle(order)
-        return iter([(epoch, int(i)) for i in order])
+    images: torch.Tensor
+    masks: torch.Tensor
+    preprocess: Preprocess
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def tensors(self, pin: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 (N, 3, H, W), normalised, and (N, 1, H, W) in [0, 1]."""
+        n, h, w = self.masks.shape
+        images = torch.empty((n, 3, h, w), pin_memory=pin)
+        masks = torch.empty((n, 1, h, w), pin_memory=pin)
+        for photo, out in zip(self.images.numpy(), images, strict=True):
+            to_tensor(photo, self.preprocess, out=out)
+        np.divide(self.masks.numpy()[:, None], np.float32(255), out=masks.numpy())
+        return images, masks
+
+    def pin_memory(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What DataLoader calls, in a thread, where a GPU does the training."""
+        return self.tensors(pin=True)
+
+
+class _Batches(PairDataset):
+    def __getitems__(self, keys: list) -> ByteBatch:  # the method that DataLoader looks for
+        return self.batch(keys)
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in super().__iter__():
+            yield batch.tensors() if isinstance(batch, ByteBatch) else batch
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells (Linux)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def default_workers(device_type: str = "cpu", n: int = 0, cached: bool = True) -> int:
@@ -130,10 +191,7 @@ def default_workers(device_type: str = "cpu", n: int = 0, cached: bool = True) -
         return 0
     if (cached and device_type == "cpu") or n < 32:
         return 0
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that this process may use
-        cores = len(os.sched_getaffinity(0))
-    return 0 if cores == 1 else min(cores, 8)
+    return 0 if _cores() == 1 else min(_cores(), 8)
 
 
 def make_loaders(
@@ -143,39 +201,45 @@ def make_loaders(
     augment: str = "standard",
     seed: int = 0,
     workers: int | None = None,
+    cache: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
     None without val pairs. The last train batch is dropped when there are several (one left-over
     image alone would upset batch norm), never when it is the only one. `workers` None or -1: see
-    default_workers. A batch is the same whatever the number of workers."""
+    default_workers; `cache`, `cache_dir`: see PairDataset. A batch is the same whatever these are.
+    `rank` of `world` processes gets its share, `batch_size` at a time: see SeededSampler."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not source.train:
         raise DataError(f"{source.name}: no training pairs in {source.root}")
-    preprocess = Preprocess(size)
-    train = PairDataset(source.train, preprocess, augment, seed).preload()
-    sampler = SeededSampler(len(train), seed)
-    loader = _loader(train, batch_size, workers, sampler, drop_last=len(train) > batch_size)
-    if not source.val:
-        return loader, None
-    val = PairDataset(source.val, preprocess).preload()
-    return loader, _loader(val, batch_size, workers, None, drop_last=False)
-
-
-def _loader(dataset, batch_size, workers, sampler, drop_last) -> DataLoader:
+    if world > 1 and len(source.train) < world * batch_size:
+        raise DataError(
+            f"{source.name}: {len(source.train)} training pairs do not fill one batch of "
+            f"{batch_size} in each of {world} processes; take a smaller batch_size"
+        )
     cuda = torch.cuda.is_available()
-    if workers is None or workers < 0:
-        workers = default_workers("cuda" if cuda else "cpu", len(dataset), dataset.cached)
-    return DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        drop_last=drop_last,
-        pin_memory=cuda,
-        persistent_workers=workers > 0,
-        worker_init_fn=_one_thread if workers else None,
-    )
+    loaders = []
+    for pairs, preset, shuffle in ((source.train, augment, True), (source.val, "none", False)):
+        dataset = _Batches(pairs, Preprocess(size), preset, seed, cache, cache_dir)
+        dataset.preload(rank, world)
+        processes = workers
+        if workers is None or workers < 0:
+            processes = default_workers("cuda" if cuda else "cpu", len(pairs), dataset.cached)
+        loader = _Loader(
+            dataset,
+            batch_size,
+            sampler=SeededSampler(len(pairs), seed, shuffle, rank, world, batch_size),
+            collate_fn=default_convert,  # leaves a ByteBatch as it is
+            num_workers=processes,
+            pin_memory=cuda,
+            persistent_workers=processes > 0,
+            worker_init_fn=_one_thread if processes else None,
+        )
+        loaders.append(loader)
+    return loaders[0], loaders[1] if source.val else None
 
 
 def _one_thread(_worker: int) -> None:

@@ -141,18 +141,13 @@ def _source(name: str, root: Path, train: list, val: list, skipped: list) -> Sou
 
 def _same_bytes(train: list[Pair], val: list[Pair]) -> dict[str, str]:
     """val id -> train id of a photo with the same content; hashes only where the lengths agree."""
-    lengths: dict[int, list[Pair]] = {}
-    for pair in train:
-        lengths.setdefault(pair.image.stat().st_size, []).append(pair)
-    found = {}
-    for pair in val:
-        others = lengths.get(pair.image.stat().st_size, [])
-        if others:
-            own = hashlib.sha256(pair.image.read_bytes()).digest()
-            for other in others:
-                if hashlib.sha256(other.image.read_bytes()).digest() == own:
-                    found[pair.id] = other.id
-    return found
+    lengths = {pair.image.stat().st_size for pair in val}
+    known = {_digest(p): p.id for p in train if p.image.stat().st_size in lengths}
+    return {p.id: known[digest] for p in val if known and (digest := _digest(p)) in known}
+
+
+def _digest(pair: Pair) -> bytes:
+    return hashlib.sha256(pair.image.read_bytes()).digest()
 
 
 def _tags(manifest: Path) -> dict[str, tuple[str, ...]]:
