@@ -121,7 +121,9 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_saved_step(folder,
     ],
 )
 @pytest.mark.parametrize("ended", [True, False])
-def test_another_training_is_not_gone_on_with(folder, make_pairs, monkeypatch, change, named, ended):
+def test_another_training_is_not_gone_on_with(
+    folder, make_pairs, monkeypatch, change, named, ended
+):
     if ended:
         train(folder, epochs=1)
     else:

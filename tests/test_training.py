@@ -1,6 +1,7 @@
 """fit(): learns, keeps the best, and says what is wrong."""
 
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -224,7 +225,8 @@ def test_callbacks_see_each_epoch_in_eval_mode():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("lr", -1.0), ("lr", float("nan")), ("lr", 0), ("weight_decay", -1), ("ema", 1.0),
+    [("epochs", 0), ("lr", -1.0), ("lr", float("nan")), ("lr", 0), ("weight_decay", -1),
+     ("ema", 1.0),
      ("optimizer", "sdg"), ("schedule", "poly"), ("precision", "int8")],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_named(field, value):
@@ -246,3 +248,90 @@ def test_a_fit_that_cannot_save_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="could not write"):
         fit(model(), *loaders(), TrainConfig(epochs=1, **QUICK), out_dir=tmp_path / "file" / "x")
+
+
+def test_recomputing_activations_changes_nothing_but_the_memory():
+    runs = []
+    for recompute in (False, True):
+        net = model(dropout=0.3)
+        fit(net, *loaders(), TrainConfig(epochs=1, recompute=recompute, **QUICK), progress=False)
+        runs.append(net.state_dict())
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    with pytest.raises(ValueError, match="compile and recompute"):
+        TrainConfig(compile=True, recompute=True)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_training_learns_the_same():
+    losses = []
+    for compile in (False, True):
+        train, _ = loaders(n_train=16)
+        config = TrainConfig(epochs=2, compile=compile, precision="float32", lr=1e-3)
+        losses.append(fit(model(depth=1), train, None, config, progress=False).history)
+    for plain, compiled in zip(*losses, strict=True):
+        assert compiled["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-3)
+
+
+def test_accumulated_batches_are_one_large_batch():
+    """Without batch norm, whose statistics are those of the small batch."""
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    histories = []
+    for batch_size, accumulate in ((8, 1), (2, 4)):
+        seed_everything(0)
+        config = TrainConfig(
+            epochs=3, accumulate=accumulate, optimizer="sgd", schedule="cosine", **QUICK
+        )
+        train = DataLoader(discs(20), batch_size, drop_last=False)  # 2 steps of 8 and one of 4
+        histories.append(fit(Plain(), train, None, config, progress=False).history)
+    for large, small in zip(*histories, strict=True):
+        assert small["lr"] == large["lr"]
+        assert small["train_loss"] == pytest.approx(large["train_loss"], abs=1e-5)
+
+
+def test_u2net_trains_with_all_its_maps():
+    seed_everything(0)
+    net = build_model("u2netp", encoder=[(2, 4)] * 6, decoder=[(2, 4)] * 5)
+    train, val = loaders(n_train=16)
+    row = fit(net, train, val, TrainConfig(epochs=1, **QUICK), progress=False).history[0]
+    total = sum(row[f"train_d{i}_loss"] for i in range(7))
+    assert row["train_loss"] == pytest.approx(total, rel=1e-5)
+    assert row["train_d0_loss"] == pytest.approx(row["train_bce_loss"] + row["train_dice_loss"])
+    assert "val_iou" in row and "val_d1_loss" not in row  # one map in eval mode
+
+
+def test_a_broken_photo_is_named():
+    """Datasets of floats can hold NaN; those that know their files get them named."""
+    from unetlib.data.sampler import SeededSampler
+
+    class Files(torch.utils.data.Dataset):
+        inner, preprocess = discs(20), PREPROCESS
+
+        def __len__(self):
+            return len(self.inner)
+
+        def __getitem__(self, key):
+            epoch, index = key
+            image, mask = (tensor.clone() for tensor in self.inner[index])
+            if index == 5:
+                mask[0, 3, 3] = math.inf
+            return image, mask
+
+        def name(self, index):
+            return f"photos/{index}.jpg"
+
+    sampler = SeededSampler(20, seed=1, batch_size=4)
+    train = DataLoader(Files(), 4, sampler=sampler)
+    sampler.set_epoch(1)
+    batch = [index for _, index in sampler].index(5) // 4 + 1
+    with pytest.raises(
+        TrainingError, match=rf"no number \(epoch 1, batch {batch}\): the mask of photos/5\.jpg\."
+    ):
+        fit(model(), train, None, TrainConfig(epochs=1, **QUICK), progress=False)

@@ -90,6 +90,8 @@ class TrainConfig:
     def __post_init__(self):
         for f in fields(self):
             _check(f, getattr(self, f.name))
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute do not go together: torch.compile refuses")
 
     def to_dict(self) -> dict:
         """Plain values by name, for a checkpoint or YAML."""
@@ -116,6 +118,7 @@ class TrainOptions(TrainConfig):
     batch_size: int = _setting(16, "photos in a batch (of each process)", low=1)
     augment: str = _setting("light", "how much training photos are varied", AUGMENTATIONS)
     cache: str = _setting("auto", "where decoded photos are kept", CACHES)
+    cache_dir: str = _setting("", "folder for them, instead of the user's cache folder")
     workers: int = _setting(-1, "processes that load photos; -1: as many as pay", low=-1)
     model: str = _setting(
         "unet_small", "which network: unet_small, unet, u2netp, ...; an unknown name lists all"

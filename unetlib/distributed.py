@@ -16,7 +16,6 @@ from torch import nn
 
 from unetlib.device import choose_device
 
-
 MISSING = 'several processes need Accelerate: pip install "unetlib[distributed]"'
 
 

@@ -74,6 +74,7 @@ class Keeper:
         self.engine, self.preprocess, self.extra = engine, preprocess, extra or {}
         self.identity = identity
         self.saved_at = time.monotonic()
+        self.ended = False  # before it began, and there is nothing to write
 
     def find(self, folder: Path, strict: bool) -> tuple[State, str]:
         """The state that the training in `folder` was cut off in, or a new one and why.
@@ -111,7 +112,7 @@ class Keeper:
             return State()
         self._compare(last.extra["identity"], path)
         self.engine.eval_model.load_state_dict(last.model.state_dict())
-        best = fitted["best_epoch"]
+        best, self.ended = fitted["best_epoch"], True
         return State(Progress(last.epoch + 1), last.history, fitted["timings"], best)
 
     def _compare(self, theirs: dict, path: Path) -> None:
@@ -125,7 +126,7 @@ class Keeper:
             more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
             raise CheckpointError(
                 f"the training that {path} belongs to is another one ({'; '.join(found[:3])}{more})"
-                "; take another folder, or start anew with resume=False"
+                "; take another folder, or start anew (resume=False, --no-resume)"
             )
 
     def after_step(self, state: State) -> None:
@@ -155,7 +156,8 @@ class Keeper:
         """Writes the last checkpoint for good; returns the paths of the best and the last."""
         if self.folder is None:
             return None, None
-        self._save("last_model.pth", state, stopped)
+        if not self.ended:
+            self._save("last_model.pth", state, stopped)
         if stopped != "interrupted":
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         best = self.folder / "best_model.pth" if state.best_epoch else None

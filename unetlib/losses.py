@@ -159,6 +159,9 @@ class MixedLoss(nn.Module):
         self.weights = {name: weight for name, weight, _ in terms}
         self.losses = {name: partial(LOSSES[name], **arguments) for name, _, arguments in terms}
 
+    def extra_repr(self) -> str:
+        return f"{self.weights}, {[term.keywords for term in self.losses.values()]}"
+
     def forward(self, output: Tensor | dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         maps = output if isinstance(output, dict) else {"": output}
         losses = dict(self.losses)

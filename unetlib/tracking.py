@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from torch import nn
 from unetlib.plots import overlay
 from unetlib.predict import probabilities
 from unetlib.timelapse import as_photo
+
+BEST = ("val_iou", "val_dice")  # of the best epoch, beside the settings
 
 
 class Tracker:
@@ -22,7 +26,8 @@ class Tracker:
         settings: the hyper-parameters, plain values by name.
         dataset, indices: the samples whose predictions are shown, as in `Timelapse`.
 
-    Raises ImportError naming the extra where the package is missing, ValueError for another kind.
+    Raises ImportError naming the extra where the package is missing, RuntimeError where Weights &
+    Biases does not know who is there, ValueError for another kind.
     """
 
     def __init__(self, kind: str, folder: str | Path, settings: dict, dataset, indices: Sequence):
@@ -52,16 +57,16 @@ class Tracker:
         self.run.flush()  # a kill costs nothing that was recorded
 
     def close(self, best: dict) -> None:
-        """Enter the settings with the best epoch's scores, and end the record."""
+        """Enter the scores of the best epoch (the history's row, or {}), and end the record."""
         if self.run is None:
             return
-        scores = {name: best[name] for name in ("val_iou", "val_dice") if name in best}
+        scores = {name: best[name] for name in BEST if name in best}
         if self.kind == "wandb":
             self.run.summary.update({f"best_{name}": value for name, value in scores.items()})
             self.run.finish()
             return
-        metrics = {f"hparam/{name}": value for name, value in scores.items()}
-        self.run.add_hparams(self.settings, metrics, run_name=".")
+        for name, value in scores.items():
+            self.run.add_scalar(f"best/{name}", value, best["epoch"])
         self.run.close()
 
     def _pictures(self, model: nn.Module) -> list[np.ndarray]:
@@ -76,12 +81,19 @@ class Tracker:
 
 def _require(kind: str) -> None:
     try:
-        __import__(kind)
+        package = importlib.import_module(kind)
     except ImportError as error:
         raise ImportError(
             f'tracking={kind!r} needs the package {kind}: pip install "unetlib[{kind}]", or '
             "tracking='none'"
         ) from error
+    if kind == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
+        try:
+            package.login()  # now, not after the first epoch
+        except package.Error as error:
+            raise RuntimeError(
+                f"tracking='wandb': {error} Or set WANDB_MODE=offline, which needs no account."
+            ) from error
 
 
 def _begin(kind: str, folder: Path, settings: dict, epoch: int):
@@ -91,8 +103,14 @@ def _begin(kind: str, folder: Path, settings: dict, epoch: int):
 
         return wandb.init(project="unetlib", dir=str(folder), config=settings)
     from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
 
     if epoch == 1:  # another training's curves would be drawn into ours
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-    return SummaryWriter(str(folder), purge_step=epoch)
+    # of a training that goes on, what came after the state that it goes on from is not shown
+    writer = SummaryWriter(str(folder), purge_step=epoch)
+    experiment, start, _ = hparams(settings, {f"best/{name}": 0 for name in BEST})
+    for summary in (experiment, start):
+        writer.file_writer.add_summary(summary)
+    return writer

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from torch import nn
 
 from unetlib.app.runs import keep_own, runs_dir
+from unetlib.checkpoint import CheckpointError, load_checkpoint, load_weights, read_file
 from unetlib.config import TrainOptions
 from unetlib.data import make_loaders, open_source
 from unetlib.data.pairs import Source
 from unetlib.device import describe_device
 from unetlib.distributed import Processes, launch, world_size
-from unetlib.keeper import STATE_FILE
+from unetlib.keeper import STATE_FILE, identity
 from unetlib.losses import build_loss
 from unetlib.models import build_model, count_parameters
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.optim import choose_precision
+from unetlib.paths import find_input, resolve, whole, write_whole
 from unetlib.timelapse import Timelapse
 from unetlib.tracking import Tracker
 from unetlib.training import FitResult, fit, seed_everything
@@ -32,13 +38,16 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
 
     With `processes` above 1 it starts so many on this machine; under a launcher (`accelerate
     launch`, `torchrun`) it is one of those that were started. Raises what `check`, `open_source`
-    and `fit` raise; best_model.pth is then still that of the earlier training.
+    and `fit` raise. best_model.pth stays the earlier training's until this one has a better.
     """
     out = check(options)
     if options.processes > 1 and world_size() == 1:
-        return _launch(options)
+        launch(train, (options,), options.processes)
+        return FitResult.load(out / "checkpoints")
     processes = Processes(options.device)
+    choose_precision(options.precision, processes.device)  # refuses what the device cannot
     echo = echo if processes.is_main else _silent
+    loss = build_loss(options.loss)
     seed_everything(options.seed)
     model = build_model(options.model, **options.model_args)
     if options.init_from:
@@ -48,18 +57,18 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
         source = open_options(options)
         loaders = make_loaders(
             source, options.image_size, options.batch_size, options.augment, options.seed,
-            options.workers, cache=options.cache,
+            options.workers, cache=options.cache, cache_dir=options.cache_dir or None,
         )  # fmt: skip
-    loss = build_loss(options.loss)
     echo(source.describe())
     echo(f"{options.model}: {count_parameters(model):,} parameters")
     several = f", {processes.world} processes" if processes.world > 1 else ""
     echo(f"on {describe_device(processes.device)}{several}, into {out}")
     callbacks = []
     if processes.is_main:
-        callbacks = _callbacks(options, out, model, loaders[1])
-        whole = identity(model, options.train_config, loss, loaders[0], processes.world)
-        if options.resume == "no" or not _goes_on(out / "checkpoints", whole):
+        own = identity(model, options.train_config, loss, loaders[0], processes.world)
+        goes_on = _goes_on(out / "checkpoints", options.resume, own)
+        callbacks = _callbacks(options, out, model, loaders[1], goes_on)
+        if not goes_on:
             _keep_earlier(out / "checkpoints")
     result = fit(
         model,
@@ -82,17 +91,33 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
 
 
 def check(options: TrainOptions) -> Path:
-    """Tries what can be known to fail before any photo is drawn or read; makes and returns the
-    folder of the results.
+    """Tries what can fail before any photo is drawn or read. Makes and returns the results' folder.
 
     Raises:
-        ValueError: no such model or loss, arguments or batches that the model does not take.
-        OSError: files that are not there, or results that cannot be written.
+        ValueError: an unknown model or loss; arguments, a size or a batch that the model cannot
+            take.
+        OSError: a checkpoint that is not there, or results that cannot be written.
     """
     build_loss(options.loss)
+    if options.init_from:
+        find_input(options.init_from)
     size, batch = options.image_size, options.batch_size
-    with torch.device("meta"):  # shapes only, no numbers: a moment for any size
-        model = build_model(options.model, **options.model_args | {"pretrained": False})
+    arguments = {k: False if k == "pretrained" else v for k, v in options.model_args.items()}
+    with torch.device("meta"):  # shapes without numbers: quick and small for any of them
+        model = build_model(options.model, **arguments).train()
+        try:
+            model(torch.empty(batch, 3, size, size))
+        except ValueError as error:
+            raise ValueError(
+                f"{options.model} cannot train on image_size {size} and batch_size {batch}: {error}"
+            ) from error
+    out = resolve(options.outputs_dir)
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out / "checkpoints").close()
+    except OSError as error:
+        raise OSError(f"outputs_dir {out} cannot be written to: {error}") from error
+    return out
 
 
 def open_options(options: TrainOptions) -> Source:
@@ -110,28 +135,44 @@ def followed(n_val: int, seed: int) -> list[int]:
     return sorted(chosen.tolist())
 
 
-def _callbacks(options: TrainOptions, out: Path, model: nn.Module, val_loader) -> list:
-    if val_loader is None:
-        return []
-    dataset = val_loader.dataset
-    indices = followed(len(dataset), options.seed)
-    callbacks: list = []
-    if options.timelapse:
-        callbacks.append(Timelapse(dataset, indices, out / "timelapse"))
-        callbacks[0](0, model)  # before it has learned anything
+def _callbacks(options: TrainOptions, out: Path, model: nn.Module, val, goes_on: bool) -> list:
+    """What happens after every epoch. A training that goes on has its first frames already."""
+    settings = asdict(options)
+    for name in ("source_root", "init_from"):  # whoever reads them may be in another folder
+        with suppress(FileNotFoundError):  # left over from another source
+            settings[name] = settings[name] and str(find_input(settings[name]))
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+    callbacks: list = [lambda *_: write_whole(out / "train.yaml", text)]
+    dataset = val and val.dataset
+    indices = followed(len(dataset), options.seed) if val else []
     if options.tracking != "none":
         folder = out / options.tracking
-        callbacks.append(Tracker(options.tracking, folder, asdict(options), dataset, indices))
+        callbacks.append(Tracker(options.tracking, folder, settings, dataset, indices))
+    if options.timelapse and indices:
+        callbacks.append(Timelapse(dataset, indices, out / "timelapse"))
+        if not goes_on:
+            callbacks[-1](0, model)  # before it has learned anything
     return callbacks
 
 
-def _make_room(out: Path, options: TrainOptions) -> None:
-    """Checkpoints of an earlier, ended training are kept under their date."""
-    checkpoints = out / "checkpoints"
-    if options.resume == "yes" or (checkpoints / STATE_FILE).exists():
-        return
+def _goes_on(checkpoints: Path, resume: str, own: dict) -> bool:
+    """Whether `fit` will go on with the training that was there, or refuse to (`resume` "yes")."""
+    if resume != "auto":
+        return resume == "yes" and (checkpoints / "last_model.pth").is_file()
+    try:
+        return read_file(checkpoints / STATE_FILE)["identity"] == own
+    except (CheckpointError, KeyError, TypeError):  # there is none, or it is damaged
+        return False
+
+
+def _keep_earlier(checkpoints: Path) -> None:
+    """Copies of an earlier training's checkpoints under their date. They themselves stay until an
+    epoch of the new one is done."""
     for name in ("best_model.pth", "last_model.pth"):
-        keep_own(checkpoints / name, runs_dir())
+        if (checkpoints / name).is_file():
+            with whole(checkpoints / name) as copy:
+                shutil.copy2(checkpoints / name, copy)
+                keep_own(checkpoints / name, runs_dir())
 
 
 def _silent(_text: str) -> None:

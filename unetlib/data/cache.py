@@ -22,26 +22,32 @@ from unetlib.data.pairs import DataError, Pair, check_shape
 from unetlib.paths import resolve
 
 CACHES = ("auto", "memory", "disk", "none")
-MEMORY_BYTES = 150_000_000  # "auto" keeps what fits into memory
+MEMORY_BYTES = 80_000_000  # "auto" keeps so much in memory, where it hardly shows beside PyTorch
 SPARE_BYTES = 1_000_000_000  # "auto" leaves this much of the disk free, for checkpoints
 FORMAT = 1  # to be raised when decoding changes: rows of another format are made again
 _KEY, _HEAD = 16, 24  # bytes of a digest; of a digest and a sum before each row
 
 
-def open_cache(pairs: Sequence[Pair], size: tuple[int, int], kind: str = "auto", folder=None):
-    """MemoryRows or DiskRows for `pairs` at `size` (H, W); None for kind "none".
-
-    "auto" is "memory" for up to MEMORY_BYTES, unless a folder is named, else "disk". Rows on disk
-    lie in `folder`, by default cache_dir() / "decoded", which may be deleted at any time. A folder
-    that cannot be written raises DataError if it was named; otherwise it is a warning and None.
-    """
+def choose_cache(kind: str, n: int, size: tuple[int, int], folder=None) -> str:
+    """`kind`, which is one of CACHES, for `n` pairs at `size` (H, W): "auto" is "memory" for up to
+    MEMORY_BYTES, unless a folder is named, else "disk"."""
     if kind not in CACHES:
         near = difflib.get_close_matches(str(kind), CACHES, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"no cache '{kind}': use one of {', '.join(CACHES)}.{hint}")
-    if kind == "auto":
-        small = len(pairs) * size[0] * size[1] * 4 <= MEMORY_BYTES
-        kind = "memory" if small and not folder else "disk"
+    if kind != "auto":
+        return kind
+    return "memory" if n * size[0] * size[1] * 4 <= MEMORY_BYTES and not folder else "disk"
+
+
+def open_cache(pairs: Sequence[Pair], size: tuple[int, int], kind: str = "auto", folder=None):
+    """MemoryRows or DiskRows for `pairs` at `size` (H, W); None for kind "none" or no pairs.
+
+    Rows on disk lie in `folder`, by default cache_dir() / "decoded", which may be deleted at any
+    time. A folder that cannot be written raises DataError if it was named; otherwise it is a
+    warning and None.
+    """
+    kind = choose_cache(kind, len(pairs), size, folder)
     if kind == "none" or not pairs:
         return None
     if kind == "memory":

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_convert
 from tqdm import tqdm
 
 from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
-from unetlib.data.cache import decode, open_cache
+from unetlib.data.cache import choose_cache, decode, open_cache
 from unetlib.data.images import Preprocess, to_tensor
 from unetlib.data.pairs import DataError, Pair, Source
 from unetlib.data.sampler import SeededSampler
@@ -24,8 +24,8 @@ class PairDataset(Dataset):
     """`ds[i]` or `ds[(epoch, i)]` -> image float32 (3, H, W) normalised, mask float32 (1, H, W) in
     [0, 1]. The mask is the soft matte; losses and metrics decide where to cut it.
 
-    Decoded pairs are kept at preprocess.size as 8 bit: `cache` "memory", "disk" (in `cache_dir`),
-    "none", or "auto", see open_cache; a worker process that decodes one writes it down for all. The
+    Decoded pairs are kept at preprocess.size as 8 bit: `cache` "memory", "disk" (in `cache_dir`,
+    where a worker writes down what it decodes for all), "none", or "auto", see choose_cache. The
     random numbers of an augmentation depend on (seed, epoch, i) alone. A file that cannot be
     decoded raises ImageError with its name.
     """
@@ -220,10 +220,10 @@ def make_loaders(
             f"{source.name}: {len(source.train)} training pairs do not fill one batch of "
             f"{batch_size} in each of {world} processes; take a smaller batch_size"
         )
-    cuda = torch.cuda.is_available()
-    loaders = []
+    preprocess, cuda, loaders = Preprocess(size), torch.cuda.is_available(), []
+    cache = choose_cache(cache, len(source.train) + len(source.val), preprocess.size, cache_dir)
     for pairs, preset, shuffle in ((source.train, augment, True), (source.val, "none", False)):
-        dataset = _Batches(pairs, Preprocess(size), preset, seed, cache, cache_dir)
+        dataset = _Batches(pairs, preprocess, preset, seed, cache, cache_dir)
         dataset.preload(rank, world)
         processes = workers
         if workers is None or workers < 0:

@@ -83,7 +83,8 @@ def load_image(source, max_side: int | None = None) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
+        # convert() would copy even what is RGB already
+        return image if image.mode == "RGB" and image is not source else image.convert("RGB")
 
 
 def load_mask(source, size=None, kind: str = "auto", dtype=np.float32) -> np.ndarray:

@@ -18,7 +18,7 @@ class DataError(ValueError):
     """A dataset that cannot be used as it is; the message says what was expected and found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A photo and its mask. `id`: path below its folder without the suffix, with `/`."""
 
