@@ -53,6 +53,7 @@ REFUSED = {
     "batch_size": [*WHOLE, 0],
     "augment": [*TEXT, "heavy", ""],
     "cache": [*TEXT, "ram"],
+    "cache_dir": TEXT,
     "workers": [*WHOLE, -2],
     "model": TEXT,
     "base": [*WHOLE, -1],

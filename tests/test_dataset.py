@@ -1,11 +1,15 @@
 """Tensors from pairs: right values, the same for any number of workers, small and odd sets."""
 
+import os
 import pickle
+import random
 import sys
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from unetlib.data import (
@@ -18,9 +22,16 @@ from unetlib.data import (
     make_loaders,
     match_pairs,
     open_source,
+    to_tensor,
 )
+from unetlib.data.augment import build_augmentation, split_augmentation
 
 SIZE = (16, 24)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -57,12 +68,12 @@ def test_item_against_the_files(source):
     assert ds.pairs == source.train and ds.preprocess == preprocess
 
 
-@pytest.mark.parametrize("cache", [True, False, "auto"])
+@pytest.mark.parametrize("cache", ["memory", "disk", "auto"])
 def test_cache_changes_nothing(source, cache):
     ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache=cache)
-    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache=False)
-    assert ds.cached == (cache is not False)
-    for _ in range(2):  # decoded, then from memory
+    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache="none")
+    assert ds.cached and not reference.cached
+    for _ in range(2):  # decoded, then from the cache
         for key in [(0, 0), (0, 1), (5, 0)]:
             assert all(torch.equal(a, b) for a, b in zip(ds[key], reference[key], strict=True))
     before = ds.arrays(0)[0].copy()
@@ -71,11 +82,49 @@ def test_cache_changes_nothing(source, cache):
     assert np.array_equal(ds.arrays(0)[0], before)
 
 
-def test_auto_cache_respects_its_limit(source, monkeypatch):
+def test_auto_cache_respects_its_limit(source, monkeypatch, tmp_path):
     need = len(source.train) * SIZE[0] * SIZE[1] * 4
-    for limit, cached in ((need, True), (need - 1, False)):
-        monkeypatch.setattr("unetlib.data.dataset.CACHE_BYTES", limit)
-        assert PairDataset(source.train, Preprocess(SIZE)).cached is cached
+    rest = len(source.val) * SIZE[0] * SIZE[1] * 4
+    folder = tmp_path / "cache" / "decoded"
+    monkeypatch.setattr("unetlib.data.cache.MEMORY_BYTES", need)
+    assert PairDataset(source.train, Preprocess(SIZE)).cached and not folder.exists()
+    monkeypatch.setattr("unetlib.data.cache.MEMORY_BYTES", need + rest)
+    make_loaders(source, SIZE, workers=0)
+    assert not folder.exists()
+    monkeypatch.setattr("unetlib.data.cache.MEMORY_BYTES", need + rest - 1)  # train and val count
+    make_loaders(source, SIZE, workers=0)
+    assert os.listdir(folder)
+    monkeypatch.setattr("unetlib.data.cache.MEMORY_BYTES", need - 1)
+    assert PairDataset(source.train, Preprocess((8, 96))).cached and len(os.listdir(folder)) == 3
+
+
+def test_name_is_the_file(source):
+    ds = PairDataset(source.train, Preprocess(SIZE))
+    assert [ds.name(i) for i in range(len(ds))] == [str(p.image) for p in source.train]
+
+
+@pytest.mark.parametrize("preset", ["light", "standard", "strong"])
+def test_photo_and_mask_as_one_array_are_augmented_as_two_are(preset, photo, disc):
+    """What moves pixels is applied to four channels at once; a Compose of the same steps with
+    image and mask apart is the reference."""
+    image, mask = photo(48, 64), disc(48, 64)
+    moves, colours = split_augmentation(preset, (48, 64))
+    together = build_augmentation(preset, (48, 64))
+    assert [type(t) for t in [*moves, *colours]] == [type(t) for t in together]
+    together.transforms = together.transforms[: len(moves)]
+    moved = 0
+    for seed in range(40):
+        out = []
+        for compose, args in ((together, {"mask": mask}), (moves, {})):
+            compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            first = image if args else np.dstack([image, mask])
+            out.append(compose(image=first, **args))
+        assert np.array_equal(out[1]["image"], np.dstack([out[0]["image"], out[0]["mask"]]))
+        moved += not np.array_equal(out[0]["image"], image)
+        colours.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        again = colours(image=image, mask=mask)
+        assert np.array_equal(again["mask"], mask)
+    assert moved > 15
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(source):
@@ -107,6 +156,28 @@ def test_same_batches_for_any_number_of_workers(source, spawn):
         assert same(batches(val), batches(val_many)) and same(batches(val), batches(val))
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_same_batches_for_any_cache(source, cache):
+    reference, _ = make_loaders(source, SIZE, 4, "strong", seed=7, workers=0, cache="memory")
+    other, _ = make_loaders(source, SIZE, 4, "strong", seed=7, workers=2, cache=cache)
+    assert same(batches(reference, 3), batches(other, 3))
+
+
+def test_batches_are_the_items(source):
+    train, val = make_loaders(source, SIZE, 4, "standard", seed=1, workers=0)
+    for (images, masks), step in zip(batches(train, 2), range(len(train)), strict=True):
+        indices = train.sampler.batch_indices(2, step, 4)
+        items = [train.dataset[(2, i)] for i in indices]
+        assert torch.equal(images, torch.stack([image for image, _ in items]))
+        assert torch.equal(masks, torch.stack([mask for _, mask in items]))
+    image, mask = val.dataset.arrays(0)
+    assert torch.equal(next(iter(val))[0][0], to_tensor(image, val.dataset.preprocess))
+    assert torch.equal(next(iter(val))[1][0, 0], torch.from_numpy(mask / np.float32(255)))
+    plain = PairDataset(source.train, Preprocess(SIZE))  # with a loader of one's own
+    images, masks = next(iter(torch.utils.data.DataLoader(plain, 3)))
+    assert images.shape == (3, 3, *SIZE) and masks.shape == (3, 1, *SIZE)
+
+
 def test_sampler_is_a_permutation_per_epoch():
     sampler = SeededSampler(50, seed=4)
     first, second = list(sampler), list(sampler)
@@ -117,6 +188,77 @@ def test_sampler_is_a_permutation_per_epoch():
     assert list(sampler) == first
     assert [i for _, i in SeededSampler(50, 5)] != [i for _, i in first]
     assert list(SeededSampler(3, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]
+
+
+def chunks(indices: list, size: int) -> list[list]:
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 5), st.integers(0, 3), st.booleans())
+def test_ranks_together_see_the_batches_of_one_process(n, batch_size, world, epoch, shuffle):
+    def own(rank, world, size):
+        sampler = SeededSampler(n, 9, shuffle, rank, world, size)
+        sampler.set_epoch(epoch)
+        indices = [index for e, index in sampler if e == epoch]
+        assert len(indices) == len(sampler)
+        return chunks(indices, size)
+
+    whole = own(0, 1, batch_size * world)
+    parts = [own(rank, world, batch_size) for rank in range(world)]
+    if shuffle:
+        full = n // (batch_size * world)
+        assert [len(p) for p in parts] == [full if world > 1 else max(1, full)] * world
+        if world > 1:
+            whole = [batch for batch in whole if len(batch) == batch_size * world]
+    for step, batch in enumerate(whole):
+        joined = [index for part in parts for index in (part[step] if step < len(part) else [])]
+        assert joined == batch
+    seen = [index for part in parts for batch in part for index in batch]
+    assert len(set(seen)) == len(seen) == sum(map(len, whole))
+    if not shuffle:
+        assert sorted(seen) == list(range(n))
+    for rank, part in enumerate(parts):
+        sampler = SeededSampler(n, 9, shuffle, rank, world, batch_size)
+        found = [sampler.batch_indices(epoch, step, batch_size) for step in range(len(part))]
+        assert found == part
+
+
+def test_sampler_goes_on_in_the_middle_of_an_epoch(source):
+    train, _ = make_loaders(source, SIZE, 4, "standard", seed=7, workers=0)
+    whole = batches(train, 1)
+    for start in range(len(train) + 1):
+        train.sampler.set_epoch(1)
+        train.sampler.start = start
+        assert same(list(train), whole[start:])
+        assert train.sampler.start == 0 and len(train) == len(whole)
+    assert len(list(train)) == len(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_through_loaders(source, workers):
+    alone, _ = make_loaders(source, SIZE, 6, "standard", seed=2, workers=workers)
+    ranks = [
+        make_loaders(source, SIZE, 3, "standard", seed=2, workers=workers, rank=r, world=2)
+        for r in range(2)
+    ]
+    parts = [batches(train, 1) for train, _ in ranks]
+    joined = [
+        (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(*parts, strict=True)
+    ]
+    assert same(joined, batches(alone, 1)) and len(joined) == len(alone) == len(ranks[0][0])
+    seen = [image for _, val in ranks for images, _ in val for image in images]
+    assert len(seen) == len(source.val)
+    assert all(len(list(val)) == len(val) for _, val in ranks)
+
+
+def test_ranks_that_cannot_be(source):
+    for rank, world in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=f"world={world}, not {rank}"):
+            SeededSampler(5, rank=rank, world=world)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        SeededSampler(5, batch_size=0)
+    with pytest.raises(DataError, match="do not fill one batch of 16 in each of 2 processes"):
+        make_loaders(source, SIZE, 16, rank=0, world=2)
 
 
 def test_batch_larger_than_the_set(source):
@@ -170,13 +312,14 @@ def test_reduced_decoding_gives_nearly_the_same_picture(make_pairs, photo):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_file_damaged_after_opening_is_named(source, workers, monkeypatch):
+def test_file_damaged_after_opening_is_named(source, workers):
     victim = source.train[3].image
     victim.write_bytes(victim.read_bytes()[:300])
     with pytest.raises(ImageError, match=victim.name):
         make_loaders(source, SIZE, 4, workers=workers)  # cached: before training starts
-    monkeypatch.setattr("unetlib.data.dataset.CACHE_BYTES", 0)
-    train, _ = make_loaders(source, SIZE, 4, workers=workers)
+    with pytest.raises(ImageError, match=victim.name):
+        make_loaders(source, SIZE, 4, workers=workers, cache="disk")
+    train, _ = make_loaders(source, SIZE, 4, workers=workers, cache="none")
     with pytest.raises(ImageError, match=victim.name):
         list(train)
 

@@ -74,8 +74,9 @@ def test_processes_option_starts_them_itself(environment):
 
 def test_a_killed_process_ends_the_run_with_an_error(environment):
     process = subprocess.Popen(
-        command(TORCHRUN, "long", **{"epochs": 10_000, "batch-size": 4}), env=environment, start_new_session=True,
-        cwd=environment["UNETLIB_ROOT"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command(TORCHRUN, "long", **{"epochs": 10_000, "batch-size": 4}),
+        env=environment, start_new_session=True, cwd=environment["UNETLIB_ROOT"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         state = Path(environment["UNETLIB_ROOT"], "long/checkpoints/training_state.pth")

@@ -19,7 +19,7 @@ from unetlib.training import FitResult, TrainConfig, TrainingWarning, fit, seed_
 # Everything that has a state: dropout, augmentation, shuffling, moving average, momentum of the
 # optimiser, a schedule in the middle of its way, batches that are added up.
 CONFIG = {"epochs": 4, "lr": 1e-2, "schedule": "onecycle", "ema": 0.9, "accumulate": 2}
-SCRIPT = f"""
+SCRIPT = """
 import sys
 from unetlib import keeper
 from tests.test_resume import train

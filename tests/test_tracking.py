@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,7 @@ def test_a_training_that_goes_on_has_no_point_twice(folder, monkeypatch, error):
             with pytest.raises(error):
                 train(folder, epochs=4)
     assert list(curve(events(folder), "val/iou")) == [1, 2, 3]
+    time.sleep(1.1)  # records are read in the order of their names, which are seconds
     result = train(folder, epochs=4, resume=True)
     assert result.history == expected.history
     found = events(folder)

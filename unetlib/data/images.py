@@ -83,8 +83,7 @@ def load_image(source, max_side: int | None = None) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(white, image).convert("RGB")
-        # convert() would copy even what is RGB already
-        return image if image.mode == "RGB" and image is not source else image.convert("RGB")
+        return image.convert("RGB")
 
 
 def load_mask(source, size=None, kind: str = "auto", dtype=np.float32) -> np.ndarray:
@@ -128,11 +127,9 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_tensor(rgb: np.ndarray, preprocess: Preprocess, out=None) -> torch.Tensor:
-    """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size), resized where needed and normalised.
-
-    The one place where photos become network input, in training and in prediction alike. `out`:
-    a tensor of that shape to write into.
-    """
+    """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size), resized where needed and normalised,
+    in the tensor `out` if given: the one place where photos become network input, in training and
+    in prediction alike."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     out = torch.empty((3, *preprocess.size)) if out is None else out
