@@ -8,15 +8,21 @@ project's own split holds out is scored by the weights of the last epoch, which 
 picked; with --flip also averaged over the photo and its mirror image. Nothing is pretrained. The
 defaults are the recipe that README gives for a few hundred photos.
 
-What was tried, both sets together (288 photos to learn from, 52 and 28 held out), mean IoU over the
-photos, two cores with AVX512-BF16; *: on one core, the other busy:
+What was tried, both sets together (288 photos to learn from, 52 and 28 held out), one-cycle, lr
+0.002, preset strong, mean IoU over the photos. Minutes on one core with AVX512-BF16, the other core
+being busy; in the first row on two.
 
-    model                      size  epochs  batch  decay   minutes   people   Penn-Fudan
-    plain U-Net, 4.9 M          192                              33   0.80     0.71
-    unet_resnet18               224      44     16   0.01       18*   0.72     0.62   (epoch 40)
-    unet_half                   256      44     16   0.01       17*   0.762    0.654
-    unet_half                   256      10      8   0.01        6*   0.595    0.485
-    (batches of 16 after those 10 of 44 epochs:                       0.649    0.494)
+    model           parameters  size  epochs  batch  decay  minutes  people  Penn-Fudan
+    plain U-Net           4.9 M  192                             33    0.80        0.71
+    unet_resnet18 *      14.3 M  224   40/44     16   0.01       17   0.721       0.622
+    unet_half            17.3 M  256   10/44      8   0.01        6   0.595       0.485
+    unet_half            17.3 M  256   10/44     16   0.01        4   0.649       0.494
+    unet_half            17.3 M  256      44     16   0.01       17   0.762       0.654
+      and mirror image                                                0.766       0.668
+    unet_half            17.3 M  256     250     16   0.05       97   0.860       0.783
+      and mirror image                                                0.868       0.788
+
+    * with a slimmer decoder; 40/44: after 40 of 44 epochs, when the rate is not yet at its end
 """
 
 import argparse

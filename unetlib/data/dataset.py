@@ -1,5 +1,6 @@
 """Pairs as tensors: decoded once, augmented every epoch, the same for any number of workers."""
 
+import functools
 import os
 import random
 import sys
@@ -17,7 +18,7 @@ from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
 from unetlib.data.cache import choose_cache, decode, open_cache
 from unetlib.data.images import Preprocess, to_tensor
 from unetlib.data.pairs import DataError, Pair, Source
-from unetlib.data.sampler import SeededSampler
+from unetlib.data.sampler import SeededSampler, cores, default_workers
 
 
 class PairDataset(Dataset):
@@ -92,8 +93,8 @@ class PairDataset(Dataset):
             disable=rank > 0,
             mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
         )
-        with bar, ThreadPoolExecutor(min(8, _cores())) as pool:
-            for count in pool.map(self._fill, blocks):
+        with bar:
+            for count in _decoders().map(self._fill, blocks):
                 bar.update(count)
         return self
 
@@ -175,23 +176,11 @@ class _Loader(DataLoader):
             yield batch.tensors() if isinstance(batch, ByteBatch) else batch
 
 
-def _cores() -> int:
-    """Those that this process may use, where the system tells (Linux)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def default_workers(device_type: str = "cpu", n: int = 0, cached: bool = True) -> int:
-    """How many loader processes pay. None on Windows and in notebooks on macOS, where starting
-    them costs more than they bring and needs a `__main__` guard; none where a CPU does the training
-    too and pictures come from memory: they would only compete for the same cores."""
-    in_notebook = "ipykernel" in sys.modules
-    if sys.platform == "win32" or (sys.platform == "darwin" and in_notebook):
-        return 0
-    if (cached and device_type == "cpu") or n < 32:
-        return 0
-    return 0 if _cores() == 1 else min(_cores(), 8)
+@functools.cache
+def _decoders() -> ThreadPoolExecutor:
+    """Threads that decode. They are kept: a thread that is just ending may hold one of OpenCV's
+    locks, and a worker process forked at that moment would wait for it for ever."""
+    return ThreadPoolExecutor(min(8, cores()), thread_name_prefix="decode")
 
 
 def make_loaders(
@@ -220,6 +209,7 @@ def make_loaders(
             f"{source.name}: {len(source.train)} training pairs do not fill one batch of "
             f"{batch_size} in each of {world} processes; take a smaller batch_size"
         )
+    cv2.setNumThreads(0)  # a forked OpenCV thread pool can hang; photos are decoded side by side
     preprocess, cuda, loaders = Preprocess(size), torch.cuda.is_available(), []
     cache = choose_cache(cache, len(source.train) + len(source.val), preprocess.size, cache_dir)
     for pairs, preset, shuffle in ((source.train, augment, True), (source.val, "none", False)):
@@ -243,5 +233,5 @@ def make_loaders(
 
 
 def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(0)  # a forked OpenCV thread pool can hang, and workers are the parallelism
+    cv2.setNumThreads(0)  # workers are the parallelism
     torch.set_num_threads(1)

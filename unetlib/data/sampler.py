@@ -1,5 +1,7 @@
-"""In which order the photos of an epoch come, and which process takes which of them."""
+"""In which order the photos of an epoch come, and which processes take which of them."""
 
+import os
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,3 +69,22 @@ class SeededSampler(Sampler):
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
         return order
+
+
+def cores() -> int:
+    """Those that this process may use, where the system tells (Linux)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers(device_type: str = "cpu", n: int = 0, cached: bool = True) -> int:
+    """How many loader processes pay. None on Windows and in notebooks on macOS, where starting
+    them costs more than they bring and needs a `__main__` guard; none where a CPU does the training
+    too and pictures come from memory: they would only compete for the same cores."""
+    in_notebook = "ipykernel" in sys.modules
+    if sys.platform == "win32" or (sys.platform == "darwin" and in_notebook):
+        return 0
+    if (cached and device_type == "cpu") or n < 32:
+        return 0
+    return 0 if cores() == 1 else min(cores(), 8)
