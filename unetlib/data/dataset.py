@@ -94,7 +94,7 @@ class PairDataset(Dataset):
             mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
         )
         with bar:
-            for count in _decoders().map(self._fill, blocks):
+            for count in _decoders(os.getpid()).map(self._fill, blocks):
                 bar.update(count)
         return self
 
@@ -177,9 +177,10 @@ class _Loader(DataLoader):
 
 
 @functools.cache
-def _decoders() -> ThreadPoolExecutor:
+def _decoders(_process: int) -> ThreadPoolExecutor:
     """Threads that decode. They are kept: a thread that is just ending may hold one of OpenCV's
-    locks, and a worker process forked at that moment would wait for it for ever."""
+    locks, and a worker process forked at that moment would wait for it for ever. One set for each
+    process, since a forked one inherits the set without its threads."""
     return ThreadPoolExecutor(min(8, cores()), thread_name_prefix="decode")
 
 
