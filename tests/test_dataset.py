@@ -25,6 +25,7 @@ from unetlib.data import (
     to_tensor,
 )
 from unetlib.data.augment import build_augmentation, split_augmentation
+from unetlib.data.batches import MOST_PIECES, ByteBatch
 
 SIZE = (16, 24)
 
@@ -176,6 +177,51 @@ def test_batches_are_the_items(source):
     plain = PairDataset(source.train, Preprocess(SIZE))  # with a loader of one's own
     images, masks = next(iter(torch.utils.data.DataLoader(plain, 3)))
     assert images.shape == (3, 3, *SIZE) and masks.shape == (3, 1, *SIZE)
+
+
+def test_epochs_that_are_broken_off_spoil_nothing(source):
+    train, _ = make_loaders(source, SIZE, 2, "strong", seed=7, workers=2)
+    reference, _ = make_loaders(source, SIZE, 2, "strong", seed=7, workers=0)
+    expected = batches(reference, 1)
+    for stop in range(1, 7):  # more than there are pieces of shared memory
+        train.sampler.set_epoch(1)
+        for step, batch in enumerate(train, 1):
+            assert same([batch], expected[step - 1 : step])
+            if step == stop:
+                break
+    assert same(batches(train, 1), expected)
+
+
+def test_shared_memory_is_filled_again_once_it_was_read(monkeypatch, photo, disc):
+    monkeypatch.setattr("unetlib.data.batches.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr("unetlib.data.batches._pieces", [])
+    preprocess = Preprocess(SIZE)
+
+    def batch(seed, n=2):
+        made = ByteBatch.empty(n, preprocess)
+        images, masks = made.arrays()
+        images[:], masks[:] = photo(*SIZE, seed), disc(*SIZE)
+        return made
+
+    first = batch(1)
+    second = batch(2)  # the first is still on its way
+    image, mask = first.tensors()
+    assert batch(3, n=1).memory.data_ptr() == first.memory.data_ptr() != second.memory.data_ptr()
+    for read, seed in (((image, mask), 1), (second.tensors(), 2)):
+        assert torch.equal(read[0], torch.stack([to_tensor(photo(*SIZE, seed), preprocess)] * 2))
+        assert torch.equal(read[1][1, 0], torch.from_numpy(disc(*SIZE) / np.float32(255)))
+    on_the_way = [batch(seed) for seed in range(12)]
+    assert len({b.memory.data_ptr() for b in on_the_way}) == 12
+    assert sum(b.memory.is_shared() for b in on_the_way) == MOST_PIECES - 1
+    for seed, made in enumerate(on_the_way):
+        assert torch.equal(made.tensors()[0][0], to_tensor(photo(*SIZE, seed), preprocess))
+
+
+def test_a_batch_is_pinned_as_a_whole(monkeypatch):
+    """What DataLoader does with a batch before a GPU gets it, as far as that goes without one."""
+    monkeypatch.setattr(ByteBatch, "tensors", lambda self, pin=False: f"pinned: {pin}")
+    batch = ByteBatch.empty(1, Preprocess(SIZE))
+    assert torch.utils.data._utils.pin_memory.pin_memory(batch) == "pinned: True"
 
 
 def test_sampler_is_a_permutation_per_epoch():

@@ -4,9 +4,8 @@ import functools
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset, default_convert
 from tqdm import tqdm
 
 from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
+from unetlib.data.batches import BatchLoader, ByteBatch
 from unetlib.data.cache import choose_cache, decode, open_cache
-from unetlib.data.images import Preprocess, to_tensor
+from unetlib.data.images import Preprocess
 from unetlib.data.pairs import DataError, Pair, Source
 from unetlib.data.sampler import SeededSampler, cores, default_workers
 
@@ -57,14 +57,13 @@ class PairDataset(Dataset):
         images, masks = self.batch([key]).tensors()
         return images[0], masks[0]
 
-    def batch(self, keys: Sequence) -> "ByteBatch":
+    def batch(self, keys: Sequence) -> ByteBatch:
         """The items of several keys, before they become float32."""
-        h, w = self.preprocess.size
-        images = np.empty((len(keys), h, w, 3), np.uint8)
-        masks = np.empty((len(keys), h, w), np.uint8)
+        batch = ByteBatch.empty(len(keys), self.preprocess)
+        images, masks = batch.arrays()
         for place, key in enumerate(keys):
             images[place], masks[place] = self._sample(key)
-        return ByteBatch(torch.from_numpy(images), torch.from_numpy(masks), self.preprocess)
+        return batch
 
     def name(self, index: int) -> str:
         """The image file of ds[index]."""
@@ -141,46 +140,16 @@ def _parts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cv2.cvtColor(row, cv2.COLOR_RGBA2RGB), cv2.extractChannel(row, 3)
 
 
-@dataclass
-class ByteBatch:
-    """uint8 images (N, H, W, 3) and masks (N, H, W), on their way out of a worker process: sharing
-    the four times larger float32 costs more time than the augmentation does."""
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    preprocess: Preprocess
-
-    def tensors(self, pin: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 (N, 3, H, W), normalised, and (N, 1, H, W) in [0, 1]."""
-        n, h, w = self.masks.shape
-        images = torch.empty((n, 3, h, w), pin_memory=pin)
-        masks = torch.empty((n, 1, h, w), pin_memory=pin)
-        for photo, out in zip(self.images.numpy(), images, strict=True):
-            to_tensor(photo, self.preprocess, out=out)
-        np.divide(self.masks.numpy()[:, None], np.float32(255), out=masks.numpy())
-        return images, masks
-
-    def pin_memory(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What DataLoader calls, in a thread, where a GPU does the training."""
-        return self.tensors(pin=True)
-
-
 class _Batches(PairDataset):
     def __getitems__(self, keys: list) -> ByteBatch:  # the method that DataLoader looks for
         return self.batch(keys)
-
-
-class _Loader(DataLoader):
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for batch in super().__iter__():
-            yield batch.tensors() if isinstance(batch, ByteBatch) else batch
 
 
 @functools.cache
 def _decoders(_process: int) -> ThreadPoolExecutor:
     """Threads that decode. They are kept: a thread that is just ending may hold one of OpenCV's
     locks, and a worker process forked at that moment would wait for it for ever. One set for each
-    process, since a forked one inherits the set without its threads."""
+    process, since a forked one (notebook_launcher's) inherits the set without its threads."""
     return ThreadPoolExecutor(min(8, cores()), thread_name_prefix="decode")
 
 
@@ -219,7 +188,7 @@ def make_loaders(
         processes = workers
         if workers is None or workers < 0:
             processes = default_workers("cuda" if cuda else "cpu", len(pairs), dataset.cached)
-        loader = _Loader(
+        loader = BatchLoader(
             dataset,
             batch_size,
             sampler=SeededSampler(len(pairs), seed, shuffle, rank, world, batch_size),
