@@ -104,21 +104,21 @@ class Processes:
     def share(self, loader) -> Iterable:
         """This process's batches of a loader: by its sampler if that can share, else every
         world-th batch."""
-        sampler = getattr(loader, "sampler", None)
-        if self.world == 1:
-            return iter(loader)
-        if hasattr(sampler, "world"):
-            sampler.rank, sampler.world = self.rank, self.world
+        if self._shared_by_sampler(loader):
             return iter(loader)
         return itertools.islice(loader, self.rank, None, self.world)
 
     def steps(self, loader) -> int:
         """Batches that every process trains on in an epoch."""
+        return len(loader) if self._shared_by_sampler(loader) else len(loader) // self.world
+
+    def _shared_by_sampler(self, loader) -> bool:
+        """Whether the loader yields this process's batches only; its sampler is told which."""
         sampler = getattr(loader, "sampler", None)
         if self.world > 1 and hasattr(sampler, "world"):
             sampler.rank, sampler.world = self.rank, self.world
-            return len(loader)
-        return len(loader) // self.world
+            return True
+        return self.world == 1
 
     def total(self, values: list[float]) -> list[float]:
         """The sum over all processes of each number, in float64."""
@@ -137,7 +137,7 @@ class Processes:
         return model.no_sync() if skip and self.world > 1 else nullcontext()
 
     def leave(self) -> None:
-        """Waits for the others, then ends the group: the last thing a process does with it."""
+        """Waits for the others: the last thing a training does. The group ends with the program."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 

@@ -20,6 +20,8 @@ from unetlib.metrics import count
 from unetlib.models import checkpoint_activations
 from unetlib.trouble import memory_advice, not_finite
 
+PARTS = ("model", "optimizer", "schedule", "scaler")  # what has a state in every training
+
 
 @dataclass
 class Progress:
@@ -64,17 +66,14 @@ class Engine:
 
     def state_dict(self) -> dict:
         """Everything that the next step depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in self._parts()}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
         return parts | ({"ema": self.ema.averaged.state_dict()} if self.ema else {})
 
     def load_state_dict(self, state: dict) -> None:
-        for name in self._parts():
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         if self.ema:
             self.ema.averaged.load_state_dict(state["ema"])
-
-    def _parts(self) -> tuple[str, ...]:
-        return ("model", "optimizer", "schedule", "scaler")
 
     def forward(self, model: nn.Module, batch):
         """Logits (or a dict of them, with deep supervision) and target, on the device."""
@@ -136,7 +135,7 @@ class Engine:
             sampler.set_epoch(at.epoch)
         if hasattr(sampler, "start"):
             sampler.start = at.batches
-            return iter(loader)
+            return iter(self.processes.share(loader))
         return itertools.islice(self.processes.share(loader), at.batches, total)
 
     def can_pause(self, at: Progress, loader) -> bool:

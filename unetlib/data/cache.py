@@ -3,7 +3,6 @@
 A pair is one row: uint8 (H, W, 4), red, green, blue and mask.
 """
 
-import difflib
 import errno
 import os
 import shutil
@@ -16,12 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from unetlib.config import CACHES, hint
 from unetlib.data.download import cache_dir
 from unetlib.data.images import image_size, load_image, load_mask, resize
 from unetlib.data.pairs import DataError, Pair, check_shape
 from unetlib.paths import resolve
 
-CACHES = ("auto", "memory", "disk", "none")
 MEMORY_BYTES = 135_000_000  # "auto" keeps so much in memory: 2000 photos of 128 x 128
 SPARE_BYTES = 1_000_000_000  # "auto" leaves this much of the disk free, for checkpoints
 FORMAT = 1  # to be raised when decoding changes: rows of another format are made again
@@ -32,9 +31,7 @@ def choose_cache(kind: str, n: int, size: tuple[int, int], folder=None) -> str:
     """`kind`, which is one of CACHES, for `n` pairs at `size` (H, W): "auto" is "memory" for up to
     MEMORY_BYTES, unless a folder is named, else "disk"."""
     if kind not in CACHES:
-        near = difflib.get_close_matches(str(kind), CACHES, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"no cache '{kind}': use one of {', '.join(CACHES)}.{hint}")
+        raise ValueError(f"no cache '{kind}': use one of {', '.join(CACHES)}.{hint(kind, CACHES)}")
     if kind != "auto":
         return kind
     return "memory" if n * size[0] * size[1] * 4 <= MEMORY_BYTES and not folder else "disk"
