@@ -23,10 +23,10 @@ from unetlib.data.images import (
     binarize,
     image_size,
     load_image,
-    load_mask,
     resize,
     to_tensor,
 )
+from unetlib.data.masks import load_mask
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -423,7 +423,7 @@ def test_mask_is_averaged_when_resized(hard):
 
 
 def test_wrong_kind_and_nan():
-    with pytest.raises(ValueError, match="auto, matte or labels"):
+    with pytest.raises(ValueError, match="auto, matte, labels"):
         load_mask(Image.new("L", (4, 4)), kind="binary")
     with pytest.raises(ImageError, match="not numbers"):
         load_mask(Image.fromarray(np.full((4, 4), np.nan, np.float32)))

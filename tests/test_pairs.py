@@ -17,9 +17,8 @@ from unetlib.data.pairs import (
     Source,
     check_shape,
     match_pairs,
-    split_fraction,
-    split_pairs,
 )
+from unetlib.data.split import split_fraction, split_pairs
 
 
 def match(root, **args):

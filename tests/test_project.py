@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point to the left only. Modules of one group may not import each other.
 LAYERS = [
-    ["paths", "device", "config", "models"],
+    ["paths", "device", "config", "models", "matting"],
     ["data", "optim", "distributed"],
     ["losses", "metrics"],
     ["trouble", "checkpoint"],
@@ -30,7 +30,6 @@ LAYERS = [
     ["keeper"],
     ["training"],
     ["predict"],
-    ["matting"],
     ["evaluate", "baselines"],
     ["timelapse"],
     ["plots"],

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import unetlib.data.synthetic.files as files
-from unetlib.data.pairs import DataError, match_pairs, split_fraction
+from unetlib.data.pairs import DataError, match_pairs
+from unetlib.data.split import split_fraction
 from unetlib.data.synthetic import TAGS, generate_sample, write_synthetic
 
 COUNT = 160

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from unetlib.data import ImageError, Pair, binarize, load_image, load_mask
+from unetlib.data import ImageError, Pair, binarize, load_pair
 from unetlib.metrics import Counts, count, scores
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def predictions(predictor: Any, pairs: Iterable[Pair]) -> Iterator[Example]:
     pixels = read = 0
     for pair in pairs:
         try:
-            image = np.asarray(load_image(pair.image))
-            matte = load_mask(pair.mask, size=image.shape[:2], kind=pair.mask_kind)
+            image, matte = load_pair(pair)
         except ImageError as error:
             warnings.warn(f"left out of the evaluation: {error}", stacklevel=2)
             continue

@@ -116,6 +116,34 @@ def _blur_fusion(mix, front, back, a, radius):
     return np.clip(front, 0, 255), mean_back
 
 
+def extend_colours(rgba: np.ndarray) -> np.ndarray:
+    """The colours of a cut-out, uint8 (H, W, 3), with those of its solid parts carried outward.
+
+    For cut-outs whose old background is not there any more, so that `estimate_foreground` has
+    nothing to compare with: a pixel takes the mean of its surroundings, weighted by alpha cubed, at
+    the finest scale that shows enough foreground. Pixels of alpha 255 keep their colour. (Gortler
+    et al., "The Lumigraph", 1996, section 3.4: push-pull.)
+    """
+    weight = (rgba[..., 3:].astype(np.float32) / 255) ** 3
+    colours = _push_pull(rgba[..., :3] * weight, weight)
+    colours = np.where(rgba[..., 3:] == 255, rgba[..., :3], np.rint(colours))
+    return np.clip(colours, 0, 255).astype(np.uint8)
+
+
+def _push_pull(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted colours (H, W, 3) and weights (H, W, 1) -> colours, smooth where weights are 0."""
+    h, w = weight.shape[:2]
+    own = weighted / np.maximum(weight, 1e-6)
+    if max(h, w) < 2:
+        return own
+    half, area = ((w + 1) // 2, (h + 1) // 2), cv2.INTER_AREA
+    coarse = cv2.resize(weighted, half, interpolation=area).reshape(*half[::-1], 3)
+    weights = cv2.resize(weight, half, interpolation=area).reshape(*half[::-1], 1)
+    behind = cv2.resize(_push_pull(coarse, weights), (w, h))
+    trust = np.minimum(weight, 1)
+    return trust * own + (1 - trust) * behind.reshape(h, w, 3)
+
+
 def composite(rgba: np.ndarray, background=None) -> np.ndarray:
     """Lay a cut-out over a background.
 

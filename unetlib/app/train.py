@@ -17,8 +17,7 @@ from torch import nn
 from unetlib.app.runs import keep_own, runs_dir
 from unetlib.checkpoint import CheckpointError, load_checkpoint, load_weights, read_file
 from unetlib.config import TrainOptions
-from unetlib.data import make_loaders, open_source
-from unetlib.data.pairs import Source
+from unetlib.data import make_loaders, open_settings
 from unetlib.device import describe_device
 from unetlib.distributed import Processes, launch, world_size
 from unetlib.keeper import STATE_FILE, identity
@@ -37,7 +36,7 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
     """Train, and leave checkpoints/, timelapse/, tensorboard/ and train.yaml in outputs_dir.
 
     With `processes` above 1 it starts so many on this machine; under a launcher (`accelerate
-    launch`, `torchrun`) it is one of those that were started. Raises what `check`, `open_source`
+    launch`, `torchrun`) it is one of those that were started. Raises what `check`, `open_settings`
     and `fit` raise. best_model.pth stays the earlier training's until this one has a better.
     """
     out = check(options)
@@ -54,7 +53,10 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
         path = find_input(options.init_from)
         load_weights(model, load_checkpoint(path).model.state_dict(), path)
     with processes.main_first():  # who draws or decodes; the others find it done
-        source = open_options(options)
+        source = open_settings(
+            options.source, options.source_root, options.data_dir, options.count,
+            options.image_size, options.seed,
+        )  # fmt: skip
         loaders = make_loaders(
             source, options.image_size, options.batch_size, options.augment, options.seed,
             options.workers, cache=options.cache, cache_dir=options.cache_dir or None,
@@ -118,15 +120,6 @@ def check(options: TrainOptions) -> Path:
     except OSError as error:
         raise OSError(f"outputs_dir {out} cannot be written to: {error}") from error
     return out
-
-
-def open_options(options: TrainOptions) -> Source:
-    """The dataset that the settings name."""
-    if options.source == "synthetic":
-        drawing = {"count": options.count, "size": options.image_size}
-        return open_source("synthetic", resolve(options.data_dir), seed=options.seed, **drawing)
-    root = find_input(options.source_root) if options.source_root else None
-    return open_source(options.source, root, seed=options.seed)
 
 
 def followed(n_val: int, seed: int) -> list[int]:

@@ -9,9 +9,11 @@ _MODULES = {
     "dataset": "PairDataset SeededSampler default_workers make_loaders",
     "download": "DownloadError fetch unpack_zip",
     "images": "IMAGENET_MEAN IMAGENET_STD MAX_PIXELS ImageError Preprocess binarize image_size "
-    "load_image load_mask resize to_tensor",
-    "pairs": "DataError Pair Skipped Source match_pairs split_fraction split_pairs",
-    "sources": "SOURCES open_source",
+    "load_cutout load_image resize to_tensor",
+    "masks": "MASK_KINDS clean_cutout load_mask load_pair",
+    "pairs": "DataError Pair Skipped Source match_pairs",
+    "sources": "SOURCES open_settings open_source",
+    "split": "split_fraction split_pairs",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_HOME)

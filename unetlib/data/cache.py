@@ -17,7 +17,8 @@ import numpy as np
 
 from unetlib.config import CACHES, hint
 from unetlib.data.download import cache_dir
-from unetlib.data.images import image_size, load_image, load_mask, resize
+from unetlib.data.images import image_size, load_image, resize
+from unetlib.data.masks import load_mask
 from unetlib.data.pairs import DataError, Pair, check_shape
 from unetlib.paths import resolve
 

@@ -1,22 +1,30 @@
-"""One file in, one clean picture out: the only place that opens image and mask files."""
+"""One file in, one clean picture out: the only place that opens image files.
+
+torch is imported where a tensor is made: checking and copying photos does without it.
+"""
+
+from __future__ import annotations
 
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 200_000_000
 # Formats that are tried, in this order. Not Pillow's whole list: EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF")
-_JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a second picture behind it, as many phones write
+JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a second picture behind it, as many phones write
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,7 +63,7 @@ class Preprocess:
         return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Preprocess":
+    def from_dict(cls, values: dict) -> Preprocess:
         return cls(**values)
 
 
@@ -71,13 +79,13 @@ def load_image(source, max_side: int | None = None) -> Image.Image:
     Raises ImageError (naming the file) for what is no image, is damaged or has more than
     MAX_PIXELS; that last check reads the header only, so a decompression bomb is never unpacked.
     """
-    with _opened(source) as image:
-        if max_side and image.format in _JPEGS and image is not source:
+    with opened(source) as image:
+        if max_side and image.format in JPEGS and image is not source:
             longer = max(image.size)
             image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
-        image = _upright(image)
+        image = upright(image)
         if image.mode == "F" or image.mode.startswith("I"):
-            grey = np.rint(_unit(np.asarray(image)) * 255).astype(np.uint8)
+            grey = np.rint(unit_range(np.asarray(image)) * 255).astype(np.uint8)
             return Image.fromarray(grey).convert("RGB")
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -86,31 +94,19 @@ def load_image(source, max_side: int | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def load_mask(source, size=None, kind: str = "auto", dtype=np.float32) -> np.ndarray:
-    """Any mask file as a float32 (H, W) matte: 0 = background, 1 = foreground, soft edges kept.
-
-    kind "auto" reads what people have: 1-bit; grey 0..255 (but 0/1 only means labels, except in
-    lossy JPEG); 16-bit; float; palette (its greys; in coloured palettes black, or index 0 where no
-    black is used, is background, as is index 255, the VOC "void"); RGB (brightest channel); LA/RGBA
-    and transparent palettes (the alpha, unless it is opaque everywhere: then the colours).
-    "matte": the same, but 0/1 is not read as labels. "labels": every non-zero value is foreground.
-    `size` (H, W): resized to it, averaging when shrinking. EXIF orientation as in load_image.
-    `dtype` np.uint8: 0 to 255 instead, which takes less time. Raises ImageError, naming the file.
-    """
-    if kind not in ("auto", "matte", "labels"):
-        raise ValueError(f"mask kind '{kind}' is unknown: use auto, matte or labels")
-    with _opened(source) as image:
-        mask = _mask_values(_upright(image), kind, lossy=image.format in _JPEGS)
-    if dtype == np.uint8 and mask.dtype != np.uint8:
-        mask = np.rint(mask * 255).astype(np.uint8)
-    elif dtype != np.uint8 and mask.dtype == np.uint8:
-        mask = mask.astype(np.float32) / 255
-    return mask if size is None else resize(mask, size)
+def load_cutout(source) -> np.ndarray:
+    """A cut-out as it is stored: uint8 (H, W, 4), straight alpha, upright. A picture without any
+    transparency is ImageError: it would be a rectangle."""
+    with opened(source) as image:
+        rgba = np.array(upright(image).convert("RGBA"))
+        if rgba[..., 3].min() == 255:
+            raise ImageError("it has no transparency: a cut-out needs an alpha channel")
+        return rgba
 
 
 def image_size(source) -> tuple[int, int]:
     """(width, height) after orientation, from the header alone. Raises ImageError."""
-    with _opened(source) as image:
+    with opened(source) as image:
         width, height = image.size
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
@@ -132,7 +128,10 @@ def to_tensor(rgb: np.ndarray, preprocess: Preprocess, out=None) -> torch.Tensor
     in prediction alike."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
-    out = torch.empty((3, *preprocess.size)) if out is None else out
+    if out is None:
+        import torch
+
+        out = torch.empty((3, *preprocess.size))
     moments = zip(preprocess.mean, preprocess.std, strict=True)
     channels = cv2.split(resize(rgb, preprocess.size))  # 5x faster than (H, W, 3)
     for to, plane, (mean, std) in zip(out.numpy(), channels, moments, strict=True):
@@ -147,7 +146,7 @@ def binarize(matte: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
 
 @contextmanager
-def _opened(source) -> Iterator[Image.Image]:
+def opened(source) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked; no pixel is decoded yet.
 
     Whatever Pillow throws at damaged data, here or while the caller decodes, comes out as an
@@ -208,42 +207,16 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURN.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
+def unit_range(values: np.ndarray) -> np.ndarray:
     """Deep grey values to float32 [0, 1]: 16-bit by 65535, else by the smallest usual range."""
     if not np.isfinite(values).all():
         raise ImageError("it holds values that are not numbers (NaN or infinite)")
     usual = {"u": (65535,), "i": (255, 65535), "f": (1, 255)}[values.dtype.kind]
     top = next((top for top in usual if values.max(initial=0) <= top), values.max(initial=0))
     return np.clip(values.astype(np.float32) / top, 0, 1)
-
-
-def _mask_values(image: Image.Image, kind: str, lossy: bool) -> np.ndarray:
-    """uint8 0 to 255 where that holds all there is, else float32 [0, 1]."""
-    if image.mode == "P" and "transparency" not in image.info:
-        values = np.asarray(image)
-        used = np.unique(values)
-        palette = np.zeros((256, 3), np.uint8)
-        colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        palette[: len(colours)] = colours
-        if kind == "labels" or np.ptp(palette[used].astype(int), axis=1).any():
-            black = [i for i in used if not palette[i].any()]
-            background = [0] if kind == "labels" or not black else black
-            return ~np.isin(values, [*background, 255]) * np.uint8(255)
-        values = palette[values][..., 0]
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        values = rgba[..., 3] if (rgba[..., 3] < 255).any() else rgba[..., :3].max(axis=-1)
-    elif image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        values = np.asarray(image)
-    else:
-        values = np.asarray(image.convert("RGB")).max(axis=-1)
-    zero_one = kind == "auto" and not lossy and values.max(initial=0) == 1
-    if kind == "labels" or values.dtype == bool or (zero_one and values.dtype.kind != "f"):
-        return (values != 0) * np.uint8(255)
-    return values if values.dtype == np.uint8 else _unit(values)

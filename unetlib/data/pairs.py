@@ -1,12 +1,14 @@
-"""Which photo belongs to which mask, what cannot be used and why, and who is train and who val."""
+"""Which photo belongs to which mask, what cannot be used and why."""
 
-import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tqdm import tqdm
 
 from unetlib.data.images import ImageError, image_size, load_image
 
@@ -20,21 +22,51 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A photo and its mask. `id`: path below its folder without the suffix, with `/`."""
+    """A photo and its mask.
+
+    Attributes:
+        id: path below its folder without the suffix, with `/`.
+        image: the photo; with a `background`, a cut-out (RGBA) that is laid over it.
+        mask: its mask; that of a cut-out is its own alpha; None: nothing in it is foreground.
+        mask_kind: how to read the mask, see load_mask.
+        tags: what makes it hard, or its class.
+        group: photos of the same group (one person, one film) are never split; "": on its own.
+        source: name of its dataset.
+        weight: how often it is drawn in training, beside the others.
+    """
 
     id: str
     image: Path
-    mask: Path
+    mask: Path | None
     tags: tuple[str, ...] = ()
     mask_kind: str = "auto"
+    group: str = ""
+    source: str = ""
+    weight: float = 1.0
+    background: Path | None = None
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why."""
+    """A file that is not used, and why. `kind`: the same in one or two words, see FAULTS."""
 
     path: Path
     reason: str
+    kind: str = ""
+
+
+@dataclass
+class Found:
+    """What is in a folder, before anything is refused. `sides`: the pairs of "train" and "val"
+    where the publisher divided them, those of "" are for us to divide. `backgrounds`: by side, what
+    to put behind pairs that are cut-outs. `published` divides pairs as the publisher did, where
+    that is not the default."""
+
+    root: Path
+    sides: dict[str, list[Pair]]
+    skipped: list[Skipped] = field(default_factory=list)
+    backgrounds: dict[str, list[Path]] = field(default_factory=dict)
+    published: Callable[[list[Pair]], dict[str, list[Pair]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,39 +95,78 @@ def match_pairs(
     masks_dir: str | os.PathLike,
     mask_suffix: str = "",
     mask_kind: str = "auto",
+    rename: Callable[[str], str] | None = None,
+    strict: bool = True,
 ) -> tuple[list[Pair], list[Skipped]]:
     """Photos and masks of the same stem (`1` never matches `10`), sorted by id.
 
-    Nested folders count into the id. Headers are read, pixels are not, except where the end of a
-    file looks cut off. Whatever is not used is returned as Skipped. A mask whose shape is not that
-    of its photo raises DataError with both names.
+    Nested folders count into the id. `rename` turns the id of a mask into that of its photo.
+    Headers are read, pixels are not, except where the end of a file looks cut off. Whatever is not
+    used is returned as Skipped. A mask whose shape is not that of its photo raises DataError with
+    both names, or, if not `strict`, is Skipped of kind "shape".
     """
-    images_dir, masks_dir = Path(images_dir), Path(masks_dir)
     skipped: list[Skipped] = []
-    photos = _by_stem(images_dir, skipped)
-    masks = _by_stem(masks_dir, skipped, mask_suffix)
-    pairs = []
+    photos = files_by_stem(Path(images_dir), skipped)
+    masks = files_by_stem(Path(masks_dir), skipped, mask_suffix, rename)
+    wanted = (f"{Path(images_dir)}/{{}}.*", f"{Path(masks_dir)}/{{}}{mask_suffix}.*")
+    pairs, more = join(photos, masks, mask_kind, wanted)
+    for skip in more if strict else ():
+        if skip.kind == "shape":
+            raise DataError(skip.reason)
+    return pairs, skipped + more
+
+
+def join(
+    photos: dict[str, Path | None],
+    masks: dict[str, Path | None],
+    mask_kind: str = "auto",
+    wanted: tuple[str, str] = ("{}", "{}"),
+) -> tuple[list[Pair], list[Skipped]]:
+    """Pairs of what `files_by_stem` found, checked; `wanted` says which files were expected."""
+    skipped: list[Skipped] = []
+    complete = []
     for id in sorted(photos.keys() | masks.keys()):
         image, mask = photos.get(id), masks.get(id)
-        if image is None or mask is None:
-            if image:
-                why = "its mask is there twice" if id in masks else "image without mask"
-                expected = masks_dir / f"{id}{mask_suffix}.*"
-                skipped.append(Skipped(image, f"{why} (expected one {expected})"))
-            elif mask:
-                why = "its image is there twice" if id in photos else "mask without image"
-                skipped.append(Skipped(mask, f"{why} (expected one {images_dir / id}.*)"))
-            continue
-        sizes = []
-        for path in (image, mask):
-            try:
-                sizes.append(_check(path))
-            except ImageError as error:
-                skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
-        if len(sizes) == 2:
-            check_shape(image, sizes[0], mask, sizes[1])
-            pairs.append(Pair(id, image, mask, (), mask_kind))
+        if image and mask:
+            complete.append(Pair(id, image, mask, mask_kind=mask_kind))
+        elif image:
+            why = "its mask is there twice" if id in masks else "image without mask"
+            reason = f"{why} (expected one {wanted[1].format(id)})"
+            skipped.append(Skipped(image, reason, "image without mask"))
+        elif mask:
+            why = "its image is there twice" if id in photos else "mask without image"
+            reason = f"{why} (expected one {wanted[0].format(id)})"
+            skipped.append(Skipped(mask, reason, "mask without image"))
+    pairs = []
+    bar = tqdm(desc="checking files", total=len(complete), delay=2, leave=False, mininterval=0.5)
+    with bar, ThreadPoolExecutor(8) as pool:  # network drives answer slowly
+        for block in batched(complete, 256):
+            for pair, faults in zip(block, pool.map(_faults, block), strict=True):
+                skipped += faults
+                if not faults:
+                    pairs.append(pair)
+            bar.update(len(block))
     return pairs, skipped
+
+
+def batched(items: Sequence, n: int) -> Iterator[Sequence]:
+    """itertools.batched of Python 3.12, for sequences."""
+    return (items[i : i + n] for i in range(0, len(items), n))
+
+
+def _faults(pair: Pair) -> list[Skipped]:
+    sizes, faults = [], []
+    for path in (pair.image, pair.mask):
+        try:
+            sizes.append(_check(path))
+        except ImageError as error:
+            faults.append(Skipped(path, str(error).removeprefix(f"{path}: "), "unreadable"))
+    if len(sizes) == 2:
+        try:
+            check_shape(pair.image, sizes[0], pair.mask, sizes[1])
+        except DataError as error:
+            faults.append(Skipped(pair.mask, str(error), "shape"))
+    return faults
 
 
 def check_shape(
@@ -120,71 +191,44 @@ def check_shape(
     )
 
 
-def split_fraction(id: str, seed: int = 0) -> float:
-    """A number in [0, 1) that depends on the id and the seed alone, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{id}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a float, never 1.0
-
-
-def split_pairs(
-    pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0
-) -> tuple[list[Pair], list[Pair]]:
-    """(train, val). Adding an image moves no other. val_fraction = 0 leaves val empty on purpose;
-    otherwise a side without any pair raises DataError with a val_fraction that would work."""
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}")
-    val = [p for p in pairs if split_fraction(p.id, seed) < val_fraction]
-    train = [p for p in pairs if split_fraction(p.id, seed) >= val_fraction]
-    if pairs and (not train or not (val or val_fraction == 0)):
-        if len(pairs) == 1:
-            raise DataError(
-                f"only 1 usable pair ('{pairs[0].id}'): it cannot be both train and val. Add "
-                "photos, or set val_fraction=0 to train without validation"
-            )
-        marks = sorted(split_fraction(p.id, seed) for p in pairs)
-        middle = (marks[0] + marks[1]) / 2 if not val else (marks[-2] + marks[-1]) / 2
-        works = _short_between(marks[0], marks[-1], middle)
-        raise DataError(
-            f"val_fraction={val_fraction} with seed={seed} puts {len(train)} of {len(pairs)} pairs "
-            f"into train and {len(val)} into val; both need at least one. val_fraction={works} "
-            "works (the split goes by a hash of the names, so small sets split unevenly)"
-        )
-    return train, val
-
-
-def _short_between(low: float, high: float, near: float) -> float:
-    """The number with the fewest digits that lies in (low, high], close to `near`."""
-    for digits in range(1, 17):
-        number = round(near, digits)
-        if low < number <= high:
-            return number
-    return high
-
-
-def _by_stem(folder: Path, skipped: list[Skipped], suffix: str = "") -> dict[str, Path | None]:
-    """id -> file; None for a stem that occurs more than once."""
+def files_by_stem(
+    folder: Path,
+    skipped: list[Skipped],
+    suffix: str = "",
+    rename: Callable[[str], str] | None = None,
+) -> dict[str, Path | None]:
+    """id -> image file, for all below a folder; None for a stem that occurs more than once. What is
+    no image, or does not end in `suffix`, is added to `skipped`."""
     found: dict[str, list[Path]] = defaultdict(list)
+    for id, path in image_files(folder, skipped):
+        if id.endswith(suffix):
+            id = id[: len(id) - len(suffix)]
+            found[rename(id) if rename else id].append(path)
+        else:
+            reason = f"mask name does not end in '{suffix}'"
+            skipped.append(Skipped(path, reason, "unknown type"))
+    for paths in found.values():
+        for path in paths if len(paths) > 1 else ():
+            others = ", ".join(p.name for p in paths if p != path)
+            reason = f"same stem as {others}: unclear which one is meant"
+            skipped.append(Skipped(path, reason, "same stem"))
+    return {id: paths[0] if len(paths) == 1 else None for id, paths in found.items()}
+
+
+def image_files(folder: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Path]]:
+    """(id, path) of the image files below a folder, sorted; others are added to `skipped`."""
     for path in _files(folder):
         if path.name.startswith("._"):
-            skipped.append(Skipped(path, "macOS resource fork, not an image"))
+            skipped.append(Skipped(path, "macOS resource fork, not an image", "resource fork"))
         elif path.name.startswith(".") or path.name.lower() in _JUNK:
             continue
         elif path.suffix.lower() not in SUFFIXES:
             known = " ".join(s[1:] for s in SUFFIXES)
-            skipped.append(Skipped(path, f"not a known image type ({known})"))
+            skipped.append(Skipped(path, f"not a known image type ({known})", "unknown type"))
         else:
             id = path.relative_to(folder).with_name(path.name[: -len(path.suffix)]).as_posix()
             # macOS stores accents decomposed; zip files carry that elsewhere
-            id = unicodedata.normalize("NFC", id)
-            if id.endswith(suffix):
-                found[id[: len(id) - len(suffix)]].append(path)
-            else:
-                skipped.append(Skipped(path, f"mask name does not end in '{suffix}'"))
-    for paths in found.values():
-        for path in paths if len(paths) > 1 else ():
-            others = ", ".join(p.name for p in paths if p != path)
-            skipped.append(Skipped(path, f"same stem as {others}: unclear which one is meant"))
-    return {id: paths[0] if len(paths) == 1 else None for id, paths in found.items()}
+            yield unicodedata.normalize("NFC", id), path
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,181 +1,229 @@
-"""Datasets by name: open_source("synthetic"), open_source("folder", root), ..."""
+"""Datasets by name: open_source("synthetic"), open_source("folder:photos + 2*pennfudan"), ..."""
 
-import csv
-import difflib
-import hashlib
-from dataclasses import replace
-from pathlib import Path
+from __future__ import annotations
 
-from unetlib.data.download import cache_dir, fetch, unpack_zip
-from unetlib.data.pairs import DataError, Pair, Skipped, Source, match_pairs, split_pairs
-from unetlib.paths import find_input, resolve
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-PENNFUDAN_URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
-PENNFUDAN_IMAGES = 170
-_LAYOUT = (
-    "Expected {root}/images and {root}/masks (split by a hash of the names), or {root}/train and "
-    "{root}/val with images and masks in each; the mask of images/NAME.jpg is masks/NAME.png"
-)
+import yaml
+
+from unetlib.config import hint
+from unetlib.data import folders, manifest
+from unetlib.data.pairs import DataError, Found, Pair, Skipped, Source
+from unetlib.data.published import PUBLISHED
+from unetlib.data.split import same_bytes, split_pairs
+from unetlib.paths import resolve
+
+
+def _synthetic(root, *, seed: int = 0, val_fraction: float = 0.2, **args) -> Found:
+    from unetlib.data.synthetic import write_synthetic
+
+    return folders.find(write_synthetic(resolve(root or "data"), seed=seed,
+                                        val_fraction=val_fraction, **args))  # fmt: skip
+
+
+SOURCES = {"synthetic": _synthetic, "folder": folders.find, **PUBLISHED}
+_TERM = re.compile(r"(?:([\d.eE+-]+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(.*))?")
+_DIVIDES = {"synthetic"}  # writes train/ and val/ itself
+
+
+@dataclass(frozen=True)
+class Term:
+    """One dataset of a spec; `weight` None: none was given."""
+
+    name: str
+    root: str | None = None
+    args: tuple[tuple[str, Any], ...] = ()
+    weight: float | None = None
+
+
+def read_spec(spec: str) -> list[Term]:
+    """`[WEIGHT*]NAME[:FOLDER][?KEY=VALUE&…]`, several joined by ` + `. Raises ValueError."""
+    terms = []
+    for text in re.split(r"\s\+\s", spec.strip()):
+        found = re.fullmatch(
+            r"(?:([\d.eE+-]+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(.*))?", text.strip()
+        )
+        if not found:
+            raise ValueError(
+                f"source '{text}' is not of the form [WEIGHT*]NAME[:FOLDER][?KEY=VALUE]"
+            )
+        weight, name, root, query = found.groups()
+        name = name.replace("-", "_").lower()
+        if name not in SOURCES:
+            known = ", ".join(SOURCES)
+            raise ValueError(f"no source '{name}': use one of {known}.{hint(name, SOURCES)}")
+        args = {}
+        for part in query.split("&") if query else ():
+            key, equals, value = part.partition("=")
+            if not equals or not key.isidentifier():
+                raise ValueError(f"source '{text}': expected KEY=VALUE behind the ?, not '{part}'")
+            args[key] = yaml.safe_load(value)
+        try:
+            share = None if weight is None else float(weight)
+        except ValueError:
+            share = -1.0
+        if share is not None and not 0 < share < float("inf"):
+            raise ValueError(
+                f"source '{text}': its weight should be a number above 0, not {weight}"
+            )
+        terms.append(Term(name, root or None, tuple(args.items()), share))
+    return terms
 
 
 def open_source(
-    name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0, **args
+    name: str,
+    root=None,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    split: str = "",
+    weights: Sequence[float] | None = None,
+    drawing: dict | None = None,
+    **args,
 ) -> Source:
     """Opens a dataset and splits it into train and val; see SOURCES for the names.
 
     - "synthetic": drawn into `root` (default: data/) by unetlib.data.synthetic, unless it is there
-      already. Takes `count`, `size`, `workers`, `progress`.
-    - "folder": pairs of your own in `root` (default: data/). Takes `mask_kind`.
-    - "pennfudan": the Penn-Fudan pedestrians; `root` holds PNGImages/ and PedMasks/.
-      `download=True` fetches them (54 MB) first if they are not there. That is the default where
-      no root is given: they are then fetched into the cache, once.
+      already. Takes `count`, `size`, `workers`, `progress`; `drawing` holds them for specs.
+    - "folder": photos of your own in `root` (default: data/), see `folders.find`.
+    - all others: published sets, see `published` for their layouts, arguments and downloads.
+
+    `name` may be a spec of several: "pennfudan:~/PennFudanPed + 2*folder:photos". Each takes part
+    as if alone, ids begin with its name, and where weights are given they are the shares of an
+    epoch; without, each photo comes once.
 
     `root` is looked for below the working directory, then below the project. `val_fraction` and
-    `seed` decide the split, except where train/ and val/ are given. A val photo with the same bytes
-    as a train photo is skipped, by name. Raises DataError that says what was expected and found.
+    `seed` decide the split by a hash of ids (of groups, where there are some), except where the set
+    is divided already. `split`: "published" or "hash" choose between these two, the path of a
+    manifest.csv makes that file decide: photos that it does not list are skipped. A val photo with
+    the same bytes as a train photo is skipped, by name. Raises DataError that says what was
+    expected and found, and ValueError for a spec that cannot be read.
     """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"no source '{name}': use one of {', '.join(SOURCES)}.{hint}")
-    return SOURCES[name](root or None, val_fraction=val_fraction, seed=seed, **args)
+    terms = read_spec(name)
+    if weights is not None:
+        if len(weights) != len(terms) or not all(0 < w < float("inf") for w in weights):
+            raise ValueError(f"{len(terms)} weights above 0 are needed, not {weights}")
+        terms = [replace(t, weight=float(w)) for t, w in zip(terms, weights, strict=True)]
+    if len(terms) > 1 and root:
+        raise ValueError(f"several sources have a folder each, as in {terms[0].name}:FOLDER")
+    opened = []
+    for term in terms:
+        own = dict(drawing or {}) if term.name == "synthetic" else {}
+        own |= args | dict(term.args)
+        drawn_into = own.pop("root", None)
+        own_root = root or term.root or drawn_into
+        choice = own.pop("split", split)
+        found = find_pairs(term.name, own_root, val_fraction=val_fraction, seed=seed, **own)
+        opened.append(_divided(term.name, found, val_fraction, seed, choice))
+    return opened[0] if len(opened) == 1 else _mixed(terms, opened)
 
 
-def _synthetic(root, *, val_fraction, seed, **args) -> Source:
-    from unetlib.data.synthetic import write_synthetic  # imports the split from this package
+def open_settings(
+    source: str, source_root: str, data_dir: str, count: int, image_size: int, seed: int
+) -> Source:
+    """The dataset that the notebooks' parameters and `unetlib train` name. A folder of photos with
+    the source left at "synthetic" means the source "folder"."""
+    if source_root and source.strip() == "synthetic":
+        source = "folder"
+    drawing = {"root": resolve(data_dir), "count": count, "size": image_size}
+    return open_source(source, source_root or None, seed=seed, drawing=drawing)
 
-    root = write_synthetic(resolve(root or "data"), seed=seed, val_fraction=val_fraction, **args)
-    return replace(_folder(root, val_fraction=val_fraction, seed=seed), name="synthetic")
 
-
-def _folder(root, *, val_fraction, seed, mask_kind: str = "auto") -> Source:
-    root = _find(root or "data", _LAYOUT)
-    halves = [root / "train", root / "val"]
-    if all((half / "images").is_dir() for half in halves):
-        train, skipped = _match(halves[0], mask_kind)
-        val, more = _match(halves[1], mask_kind)
-        skipped += more
-        if twice := sorted({p.id for p in train} & {p.id for p in val}):
-            raise DataError(
-                f"{len(twice)} ids are in both train/ and val/ of {root}, the first is "
-                f"'{twice[0]}'. A score on trained photos means nothing: rename or remove them"
+def find_pairs(name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0, **args) -> Found:
+    """The files of one dataset, with all that is wrong about them, before anything is refused."""
+    if name in _DIVIDES:
+        args |= {"val_fraction": val_fraction, "seed": seed}
+    try:
+        found = SOURCES[name](root or None, **args)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ValueError(f"source '{name}': {str(error).partition('() ')[2]}") from None
+    facts = manifest.read(found.root / "manifest.csv")
+    for pairs in found.sides.values():
+        for i, pair in enumerate(pairs):
+            row = facts.get(pair.id, {})
+            pairs[i] = replace(
+                pair,
+                tags=pair.tags or tuple(t for t in row.get("tags", "").split(";") if t),
+                group=pair.group or row.get("group", ""),
+                source=pair.source or row.get("source", "") or name,
             )
-        for half, pairs, dropped in zip(halves, (train, val), (skipped, more), strict=True):
-            if not pairs:
-                raise DataError(f"no usable pair in {half}.{_why(dropped)}")
-    elif (root / "images").is_dir() and (root / "masks").is_dir():
-        pairs, skipped = _match(root, mask_kind)
-        if not pairs:
-            raise DataError(f"no usable pair in {root}. {_layout(root, _LAYOUT)}{_why(skipped)}")
+    return found
+
+
+def _divided(name: str, found: Found, val_fraction: float, seed: int, split: str) -> Source:
+    root, sides, skipped = found.root, found.sides, list(found.skipped)
+    for skip in skipped:
+        if skip.kind == "shape":
+            raise DataError(skip.reason)
+    if split not in ("", "hash", "published"):
+        sides, more = manifest.divide(split, [p for side in sides.values() for p in side])
+        skipped += more
+    elif split == "hash":
+        sides = {"": [p for side in sides.values() for p in side]}
+    elif split == "published" and found.published:
+        sides = found.published(sides[""])
+    elif split == "published" and sides.get(""):
+        raise DataError(f"{name} has no published split that could be used in {root}")
+    pairs, train, val = (list(sides.get(side, ())) for side in ("", "train", "val"))
+    if not pairs and not train and not val:
+        raise DataError(f"no usable pair in {root}. {folders.listing(root)}{_why(skipped)}")
+    if pairs:
         train, val = split_pairs(pairs, val_fraction, seed)
-    else:
-        raise DataError(f"{root} has not the folders of a dataset. {_layout(root, _LAYOUT)}")
-    return _source("folder", root, train, val, skipped)
-
-
-def _pennfudan(root, *, val_fraction, seed, download: bool | None = None) -> Source:
-    """Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007.
-
-    Its publisher states no checksum, and none is made up here: the download is verified by the
-    length that the server announces, the CRC-32 of every file in the archive and the count of 170
-    images and masks.
-    """
-    layout = "Expected {root}/PNGImages/X.png and {root}/PedMasks/X_mask.png"
-    folder = Path(root) if root else cache_dir()
-    if download or (download is None and root is None):
-        folder = _download_pennfudan(resolve(folder))
-    elif root is None and not (folder / "PennFudanPed").is_dir():
+    train, val = folders.before_backgrounds(found, train, val, val_fraction, seed)
+    if twice := sorted({p.id for p in train} & {p.id for p in val}):
         raise DataError(
-            f"Penn-Fudan is not in {folder}. Give the folder with PNGImages/ and PedMasks/ as "
-            f"root, or download=True to fetch it (54 MB) from {PENNFUDAN_URL}"
+            f"{len(twice)} ids are in both train/ and val/ of {root}, the first is '{twice[0]}'. "
+            "A score on trained photos means nothing: rename or remove them"
         )
-    folder = _find(folder, layout)
-    if (folder / "PennFudanPed").is_dir():
-        folder /= "PennFudanPed"
-    if not (folder / "PNGImages").is_dir() or not (folder / "PedMasks").is_dir():
-        raise DataError(f"{folder} is not the Penn-Fudan set. {_layout(folder, layout)}")
-    pairs, skipped = match_pairs(folder / "PNGImages", folder / "PedMasks", "_mask", "labels")
-    if not pairs:
-        raise DataError(f"no usable pair in {folder}. {_layout(folder, layout)}{_why(skipped)}")
-    train, val = split_pairs(pairs, val_fraction, seed)
-    return _source("pennfudan", folder, train, val, skipped)
-
-
-def _download_pennfudan(folder: Path) -> Path:
-    if (folder / "PNGImages").is_dir() or (folder / "PennFudanPed").is_dir():
-        return folder
-    archive = fetch(PENNFUDAN_URL, cache_dir() / "PennFudanPed.zip")
-    unpack_zip(archive, folder)
-    root = folder / "PennFudanPed"
-    counts = [len(list((root / d).glob("*.png"))) for d in ("PNGImages", "PedMasks")]
-    if counts != [PENNFUDAN_IMAGES] * 2:
-        raise DataError(
-            f"{archive} holds {counts[0]} images and {counts[1]} masks instead of "
-            f"{PENNFUDAN_IMAGES} each. Delete it and {root}, then try again"
-        )
-    return folder
-
-
-SOURCES = {"synthetic": _synthetic, "folder": _folder, "pennfudan": _pennfudan}
-
-
-def _match(root: Path, mask_kind: str) -> tuple[list[Pair], list[Skipped]]:
-    if not (root / "masks").is_dir():
-        raise DataError(f"{root} has images/ but no masks/ folder")
-    return match_pairs(root / "images", root / "masks", mask_kind=mask_kind)
-
-
-def _source(name: str, root: Path, train: list, val: list, skipped: list) -> Source:
-    tags = _tags(root / "manifest.csv")
-    train, val = ([replace(p, tags=tags.get(p.id, ())) for p in side] for side in (train, val))
-    copies = _same_bytes(train, val)
-    leaks = [
-        Skipped(p.image, f"same photo as '{copies[p.id]}' in train: left out of val")
-        for p in val
-        if p.id in copies
-    ]
-    skipped = [*skipped, *leaks]
+    if not train or not (val or val_fraction == 0):
+        half = root / ("val" if train else "train")
+        below = [s for s in skipped if s.path.is_relative_to(half)]
+        raise DataError(f"no usable pair in {half}.{_why(below or skipped)}")
+    copies = same_bytes(train, val)
+    for p in val:
+        if p.id in copies:
+            reason = f"same photo as '{copies[p.id]}' in train: left out of val"
+            skipped.append(Skipped(p.image, reason, "copy across the split"))
     val = [p for p in val if p.id not in copies]
     return Source(name, root, tuple(train), tuple(val), tuple(skipped))
 
 
-def _same_bytes(train: list[Pair], val: list[Pair]) -> dict[str, str]:
-    """val id -> train id of a photo with the same content; hashes only where the lengths agree."""
-    lengths = {pair.image.stat().st_size for pair in val}
-    known = {_digest(p): p.id for p in train if p.image.stat().st_size in lengths}
-    return {p.id: known[digest] for p in val if known and (digest := _digest(p)) in known}
+def _mixed(terms: list[Term], opened: list[Source]) -> Source:
+    """One Source of several. A weight w gives its set w / sum of an epoch, whatever its size."""
+    train: list[Pair] = []
+    val: list[Pair] = []
+    weighted = any(term.weight is not None for term in terms)
+    names: list[str] = []
+    for term, source in zip(terms, opened, strict=True):
+        count = sum(n.rstrip("0123456789-") == term.name for n in names)
+        names.append(f"{term.name}-{count + 1}" if count else term.name)
+        weight = (term.weight or 1.0) / len(source.train) if weighted else 1.0
+        for into, pairs, w in ((train, source.train, weight), (val, source.val, 1.0)):
+            into += [
+                replace(
+                    p, id=f"{names[-1]}/{p.id}", source=names[-1], weight=w,
+                    group=p.group and f"{names[-1]}/{p.group}",
+                )
+                for p in pairs
+            ]  # fmt: skip
+    skipped = [s for source in opened for s in source.skipped]
+    copies = same_bytes(train, val)  # the same photo may be in two collections
+    skipped += [
+        Skipped(p.image, f"same photo as '{copies[p.id]}' in train: left out of val",
+                "copy across the split")
+        for p in val if p.id in copies
+    ]  # fmt: skip
+    val = [p for p in val if p.id not in copies]
+    root = folders.common([source.root for source in opened])
+    return Source(" + ".join(names), root, tuple(train), tuple(val), tuple(skipped))
 
 
-def _digest(pair: Pair) -> bytes:
-    return hashlib.sha256(pair.image.read_bytes()).digest()
-
-
-def _tags(manifest: Path) -> dict[str, tuple[str, ...]]:
-    """id -> tags from a CSV with the columns id and tags (separated by `;`), where there is one."""
-    if not manifest.is_file():
-        return {}
-    with open(manifest, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("id")]
-    return {r["id"]: tuple(t.strip() for t in (r.get("tags") or "").split(";") if t) for r in rows}
-
-
-def _find(root, layout: str) -> Path:
-    try:
-        found = find_input(root)
-    except FileNotFoundError as error:
-        raise DataError(f"no such folder: {error}. {layout.format(root=root)}") from error
-    if not found.is_dir():
-        raise DataError(f"{found} is a file, not a folder. {layout.format(root=found)}")
-    return found
-
-
-def _layout(root: Path, layout: str) -> str:
-    names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
-    found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"{layout.format(root=root)}. Found: {found or 'nothing, the folder is empty'}"
-
-
-def _why(skipped: list[Skipped]) -> str:
+def _why(skipped: Sequence[Skipped]) -> str:
     lines = [f"\n  skipped {s.path}: {s.reason}" for s in skipped[:5]]
     more = [f"\n  and {len(skipped) - 5} more"] if len(skipped) > 5 else []
     return "".join(lines + more)

@@ -52,7 +52,8 @@ def write_synthetic(
     killed is finished by the next one; samples of other arguments are replaced. A file that this
     function did not write is never touched: it raises DataError. Returns root.
     """
-    from unetlib.data.pairs import DataError, split_fraction  # brings torch; workers do without
+    from unetlib.data.pairs import DataError
+    from unetlib.data.split import split_fraction
 
     if count < 1 or not 0 <= val_fraction < 1:
         raise ValueError(
