@@ -111,6 +111,27 @@ def image_size(source) -> tuple[int, int]:
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
+def whole_size(path: str | os.PathLike) -> tuple[int, int]:
+    """`image_size`; a file whose end mark is missing is decoded to be sure that it is whole."""
+    size = image_size(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 64))
+        tail = file.read()
+    if head[:2] == b"\xff\xd8":
+        whole = b"\xff\xd9" in tail
+    elif head[:4] == b"\x89PNG":
+        whole = b"IEND" in tail
+    elif head[:4] == b"RIFF":
+        whole = length >= int.from_bytes(head[4:8], "little") + 8
+    else:
+        whole = head[:3] != b"GIF" or b"\x3b" in tail
+    if not whole:
+        load_image(path)
+    return size
+
+
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `size` = (H, W): area average where it shrinks, linear where not."""
     h, w = array.shape[:2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from unetlib.data.images import ImageError, image_size, load_image
+from unetlib.data.images import ImageError, whole_size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _JUNK = {"thumbs.db", "desktop.ini"}
@@ -48,7 +48,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why. `kind`: the same in one or two words, see FAULTS."""
+    """A file that is not used, and why. `kind`: the same in a few words, for counting."""
 
     path: Path
     reason: str
@@ -158,7 +158,7 @@ def _faults(pair: Pair) -> list[Skipped]:
     sizes, faults = [], []
     for path in (pair.image, pair.mask):
         try:
-            sizes.append(_check(path))
+            sizes.append(whole_size(path))
         except ImageError as error:
             faults.append(Skipped(path, str(error).removeprefix(f"{path}: "), "unreadable"))
     if len(sizes) == 2:
@@ -182,9 +182,7 @@ def check_shape(
         return
     hint = "Export the mask from the uncropped photo again, or remove the pair"
     if abs(mh * h / (mw * w) - 1) <= 0.01:
-        hint = (
-            "The mask lies on its side: was the photo's EXIF rotation applied to one of them only?"
-        )
+        hint = "The mask lies on its side: was EXIF rotation applied to one of them only?"
     raise DataError(
         f"mask of another shape: image {image} is {w} x {h}, mask {mask} is {mw} x {mh} (width x "
         f"height). A mask may have another size, but not another shape. {hint}"
@@ -235,27 +233,6 @@ def _files(folder: Path) -> Iterator[Path]:
     for here, dirs, names in os.walk(folder):
         dirs[:] = sorted(d for d in dirs if not d.startswith(".") and d != "__MACOSX")
         yield from (Path(here) / name for name in sorted(names))
-
-
-def _check(path: Path) -> tuple[int, int]:
-    """(width, height) from the header; a file whose end mark is missing is decoded to be sure."""
-    size = image_size(path)
-    with open(path, "rb") as file:
-        head = file.read(12)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 64))
-        tail = file.read()
-    if head[:2] == b"\xff\xd8":
-        whole = b"\xff\xd9" in tail
-    elif head[:4] == b"\x89PNG":
-        whole = b"IEND" in tail
-    elif head[:4] == b"RIFF":
-        whole = length >= int.from_bytes(head[4:8], "little") + 8
-    else:
-        whole = head[:3] != b"GIF" or b"\x3b" in tail
-    if not whole:
-        load_image(path)
-    return size
 
 
 def _below(path: Path, root: Path) -> str:
