@@ -42,7 +42,7 @@ class Term:
 def read_spec(spec: str) -> list[Term]:
     """`[WEIGHT*]NAME[:FOLDER][?KEY=VALUE&…]`, several joined by ` + `. Raises ValueError."""
     terms = []
-    for text in re.split(r"\s\+\s", spec.strip()):
+    for text in re.split(r"\s\+(?=\s|$)", spec):
         found = re.fullmatch(
             r"(?:([\d.eE+-]+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(.*))?", text.strip()
         )
