@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unetlib.data import DataError, ImageError, load_mask, load_pair, open_source, split_fraction
-from unetlib.data.sources import Term, open_settings, read_spec
+from unetlib.data.sources import Term, absolute_spec, open_settings, read_spec
 
 TWENTY = [f"p{i}" for i in range(20)]
 
@@ -195,6 +195,14 @@ def test_reading_a_spec():
         Term("folder", r"C:\my photos", (("mask_kind", "labels"), ("x", 0.5)), 2.0),
         Term("pennfudan", "~/a+b", (), 0.5),
     ]
+
+
+def test_a_spec_is_made_absolute(tmp_path, monkeypatch):
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = absolute_spec("0.5*folder:a b?groups=folder + pennfudan:nowhere")
+    assert spec == f"0.5*folder:{tmp_path / 'a b'}?groups=folder + pennfudan:nowhere"
+    assert read_spec(spec)[0].args == (("groups", "folder"),)
 
 
 @pytest.mark.parametrize(

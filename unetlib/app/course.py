@@ -9,11 +9,7 @@ from typing import Any
 import unetlib
 from unetlib.paths import find_input, project_root
 
-INPUT_PATHS = (
-    "source_root",
-    "photo",
-    "init_from",
-)  # what a person typed, relative to where they are
+INPUT_PATHS = ("source_root", "photo", "init_from")  # typed relative to where a person is
 
 
 def find_notebooks(folder: Path | None = None) -> list[Path]:
@@ -79,6 +75,10 @@ def check_parameters(given: dict[str, Any], declared: dict[str, dict[str, Any]])
         checked[name] = typed(name, value, defaults[name])
         if name in INPUT_PATHS and checked[name]:
             checked[name] = str(find_input(checked[name]))
+        if name == "source":
+            from unetlib.data.sources import absolute_spec  # brings NumPy: not for --help
+
+            checked[name] = absolute_spec(checked[name])
     return checked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from unetlib.data import folders, manifest
 from unetlib.data.pairs import DataError, Found, Pair, Skipped, Source
 from unetlib.data.published import PUBLISHED
 from unetlib.data.split import same_bytes, split_pairs
-from unetlib.paths import resolve
+from unetlib.paths import find_input, resolve
 
 
 def _synthetic(root, *, seed: int = 0, val_fraction: float = 0.2, **args) -> Found:
@@ -37,6 +38,21 @@ class Term:
     root: str | None = None
     args: tuple[tuple[str, Any], ...] = ()
     weight: float | None = None
+
+    def __str__(self) -> str:
+        args = "&".join(f"{key}={value}" for key, value in self.args)
+        weight = "" if self.weight is None else f"{self.weight:g}*"
+        root = f":{self.root}" if self.root else ""
+        return f"{weight}{self.name}{root}{f'?{args}' if args else ''}"
+
+
+def absolute_spec(spec: str) -> str:
+    """A spec whose folders are found from anywhere. Raises ValueError."""
+    terms = read_spec(spec)
+    for i, term in enumerate(terms):
+        with suppress(FileNotFoundError):  # to be downloaded into, or reported when it is opened
+            terms[i] = replace(term, root=term.root and str(find_input(term.root)))
+    return " + ".join(map(str, terms))
 
 
 def read_spec(spec: str) -> list[Term]:
