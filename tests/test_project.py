@@ -41,7 +41,7 @@ ALONE = {"models", "losses", "metrics", "matting", "plots"}
 # Needed by some users or some modules only: imported where they are used.
 OPTIONAL = {"ipywidgets", "IPython", "papermill", "nbformat", "nbclient", "jinja2", "kagglehub"}
 OPTIONAL |= {"pandas", "skimage", "imageio", "requests", "pymatting", "playwright", "voila"}
-OPTIONAL |= {"accelerate", "tensorboard", "wandb", "yaml"}
+OPTIONAL |= {"accelerate", "tensorboard", "wandb", "yaml", "pycocotools", "scipy"}
 
 
 def part_of(path: Path) -> str:

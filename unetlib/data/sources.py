@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from unetlib.config import hint
 from unetlib.data import folders, manifest
 from unetlib.data.pairs import DataError, Found, Pair, Skipped, Source
@@ -57,6 +55,8 @@ def absolute_spec(spec: str) -> str:
 
 def read_spec(spec: str) -> list[Term]:
     """`[WEIGHT*]NAME[:FOLDER][?KEY=VALUE&…]`, several joined by ` + `. Raises ValueError."""
+    import yaml
+
     terms = []
     for text in re.split(r"\s\+(?=\s|$)", spec):
         found = re.fullmatch(
