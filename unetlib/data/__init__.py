@@ -12,6 +12,7 @@ _MODULES = {
     "load_cutout load_image resize to_tensor",
     "masks": "MASK_KINDS clean_cutout load_mask load_pair",
     "pairs": "DataError Pair Skipped Source match_pairs",
+    "published": "PUBLISHED detect",
     "sources": "SOURCES open_settings open_source",
     "split": "split_fraction split_pairs",
 }

@@ -6,6 +6,9 @@ import stat
 import tempfile
 import time
 import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
 _RETRY_STATUS = (408, 429, 500, 502, 503, 504)
@@ -65,18 +68,64 @@ def fetch(
         resumed = False  # an old .part of another version of the file: once more from the start
 
 
+def fetch_all(
+    files: Mapping[Path, Sequence[str]], what: str = "files", wait: float = 1.0
+) -> dict[Path, str]:
+    """Downloads many small files, eight at a time with one bar: path -> addresses, tried in turn.
+
+    Files that are there are kept. Returns path -> reason for those that did not come. Raises
+    DownloadError when 20 in a row did not: that is no network rather than bad luck. `wait`: see
+    fetch.
+    """
+    from tqdm.auto import tqdm
+
+    missing = [path for path in files if not path.is_file()]
+    failed: dict[Path, str] = {}
+    in_a_row = 0
+    bar = tqdm(desc=what, total=len(files), initial=len(files) - len(missing), delay=2)
+    with bar, ThreadPoolExecutor(8) as pool:
+        try:
+            waiting = {pool.submit(_first, files[path], path, wait): path for path in missing}
+            for task in as_completed(waiting):
+                bar.update()
+                if reason := task.result():
+                    failed[waiting[task]] = reason
+                in_a_row = in_a_row + 1 if reason else 0
+                if in_a_row >= 20:
+                    raise DownloadError(
+                        f"{in_a_row} {what} in a row could not be downloaded, the last: {reason}"
+                    )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def _first(urls: Sequence[str], path: Path, wait: float) -> str:
+    """Why no address gave the file; "" if one did."""
+    reason = "it has no address"
+    for url in urls:
+        try:
+            fetch(url, path, progress=False, retries=3, wait=wait)
+            return ""
+        except DownloadError as error:
+            reason = str(error)
+    return reason
+
+
 def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     """Verifies the CRC of every file in the archive, unpacks it into `folder` and returns that.
 
     Names that lead out of the folder (absolute, `..`, drive letters), links and names that are
-    there already are refused before anything is written. Unpacked beside the target and moved at
-    the end, so that a kill leaves no half dataset. Raises DownloadError.
+    there already are refused before anything is written; what macOS adds (__MACOSX) is left out.
+    Unpacked beside the target and moved at the end, so that a kill leaves no half dataset. Raises
+    DownloadError.
     """
     path, folder = Path(path), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
+            wanted = [i for i in archive.infolist() if not i.filename.startswith("__MACOSX/")]
+            for info in wanted:
                 name = PurePosixPath(info.filename.replace("\\", "/"))
                 unsafe = None
                 if name.is_absolute() or ".." in name.parts or ":" in info.filename:
@@ -93,12 +142,16 @@ def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
             if bad := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong CRC in {bad}")
             with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as work:
-                archive.extractall(work)
+                archive.extractall(work, wanted)
                 for item in sorted(Path(work).iterdir()):
                     item.replace(folder / item.name)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except DownloadError:
+        raise
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # or a password
         message = f"{path} cannot be unpacked ({error}). Delete it and try again"
         raise DownloadError(message) from error
+    except OSError as error:  # no space left, no such archive, not allowed
+        raise DownloadError(f"{path} cannot be unpacked into {folder}: {error}") from error
     return folder
 
 

@@ -1,58 +1,166 @@
-"""Published sets by their own layouts."""
+"""Published sets: a table of layouts, and PUBLISHED, which opens each by its name."""
 
+import shutil
+import tarfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
-from unetlib.data.download import cache_dir, fetch, unpack_zip
-from unetlib.data.folders import listing, locate
-from unetlib.data.pairs import DataError, Found, match_pairs
-from unetlib.paths import resolve
+from unetlib.data import coco, kaggle, supervisely
+from unetlib.data.download import DownloadError, fetch
+from unetlib.data.layouts import Layout, Row, below, levels
+from unetlib.data.pairs import Found, Skipped
 
-PENNFUDAN_URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
-PENNFUDAN_IMAGES = 170
-
-
-def _pennfudan(root, *, download: bool | None = None) -> Found:
-    """Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007.
-
-    `root` holds PNGImages/ and PedMasks/. `download=True` fetches them (54 MB) first if they are
-    not there. That is the default where no root is given: they are then fetched into the cache.
-
-    Its publisher states no checksum, and none is made up here: the download is verified by the
-    length that the server announces, the CRC-32 of every file in the archive and the count of 170
-    images and masks.
-    """
-    layout = "Expected {root}/PNGImages/X.png and {root}/PedMasks/X_mask.png"
-    folder = Path(root) if root else cache_dir()
-    if download or (download is None and root is None):
-        folder = _download_pennfudan(resolve(folder))
-    elif root is None and not (folder / "PennFudanPed").is_dir():
-        raise DataError(
-            f"Penn-Fudan is not in {folder}. Give the folder with PNGImages/ and PedMasks/ as "
-            f"root, or download=True to fetch it (54 MB) from {PENNFUDAN_URL}"
-        )
-    folder = locate(folder, layout)
-    if (folder / "PennFudanPed").is_dir():
-        folder /= "PennFudanPed"
-    if not (folder / "PNGImages").is_dir() or not (folder / "PedMasks").is_dir():
-        raise DataError(f"{folder} is not the Penn-Fudan set. {listing(folder, layout)}")
-    images, masks = folder / "PNGImages", folder / "PedMasks"
-    pairs, skipped = match_pairs(images, masks, "_mask", "labels", strict=False)
-    return Found(folder, {"": pairs}, skipped)
+# what collections of saliency sets call these folders
+_IMAGES, _MASKS = "images|imgs|image|img", "ground_truth_mask|gt|masks|mask"
+_CUHK = "https://www.cse.cuhk.edu.hk/leojia/projects/hsaliency"
+_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/pets"
+_DUTS = "http://saliencydetection.net/duts"
+_PET_LISTS = (("train", "trainval"), ("val", "test"))
+_SPECIES = {"1": "cat", "2": "dog"}
+_PENN = "https://www.cis.upenn.edu/~jshi/ped_html"
 
 
-def _download_pennfudan(folder: Path) -> Path:
-    if (folder / "PNGImages").is_dir() or (folder / "PennFudanPed").is_dir():
-        return folder
-    archive = fetch(PENNFUDAN_URL, cache_dir() / "PennFudanPed.zip")
-    unpack_zip(archive, folder)
-    root = folder / "PennFudanPed"
-    counts = [len(list((root / d).glob("*.png"))) for d in ("PNGImages", "PedMasks")]
-    if counts != [PENNFUDAN_IMAGES] * 2:
-        raise DataError(
-            f"{archive} holds {counts[0]} images and {counts[1]} masks instead of "
-            f"{PENNFUDAN_IMAGES} each. Delete it and {root}, then try again"
-        )
-    return folder
+class _Pet(Layout):
+    """Divided by the publisher's lists; downloaded by torchvision, which knows the checksums."""
+
+    def open(self, root=None, *, download: bool | None = None) -> Found:
+        found = super().open(root, download=download)
+        lists = {side: found.root / "annotations" / f"{name}.txt" for side, name in _PET_LISTS}
+        if not all(file.is_file() for file in lists.values()):
+            return found
+        pairs = {pair.id: pair for pair in found.sides[""]}
+        named = {s.path.stem for s in found.skipped}
+        found.sides = {"train": [], "val": []}
+        for side, file in lists.items():
+            for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+                words = line.split()
+                if not words or line.startswith("#"):
+                    continue
+                name, species = words[0], _SPECIES.get("".join(words[2:3]))
+                if name in pairs and species:
+                    tags = (species, name.rpartition("_")[0].lower())
+                    found.sides[side].append(replace(pairs.pop(name), tags=tags))
+                elif name not in named:
+                    why = "has no photo, or is there twice"
+                    if not species:
+                        why = "is not 'NAME CLASS SPECIES BREED'"
+                    reason = f"line {number}, '{line.strip()}', {why}"
+                    found.skipped.append(Skipped(file, reason, "skipped"))
+        reason = "in neither of trainval.txt and test.txt"
+        found.skipped += [Skipped(p.image, reason, "skipped") for p in pairs.values()]
+        return found
+
+    def fetch(self, folder: Path) -> None:
+        if folder.is_dir() and self.find(folder):
+            return
+        from torchvision.datasets import OxfordIIITPet
+
+        part = folder / ".oxford-iiit-pet.part"  # ours: torchvision takes half a folder for whole
+        base = part / "oxford-iiit-pet"
+        for url, creates in self.urls.items():
+            fetch(url, base / Path(url).name)
+            shutil.rmtree(base / creates, ignore_errors=True)
+        try:
+            OxfordIIITPet(part, download=True)
+            base.replace(folder / base.name)
+            part.rmdir()
+        except (OSError, RuntimeError, EOFError, tarfile.TarError, zlib.error) as error:
+            raise DownloadError(
+                f"{self.title} cannot be unpacked in {base}: {error}. Delete {part} and try again"
+            ) from error
 
 
-PUBLISHED = {"pennfudan": _pennfudan}
+# Their publishers state no checksums, and none are made up here: a download is verified by the
+# length that the server announces, the CRC-32 of every file in the archive and the count of files.
+# fmt: off
+LAYOUTS = {
+    "pennfudan": Layout(
+        "PennFudanPed",
+        "Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007",
+        _PENN + "/",
+        (Row("", "PNGImages", "PedMasks", 170),),
+        urls={f"{_PENN}/PennFudanPed.zip": "PNGImages"}, size="54 MB",
+        telling="PNGImages", mask_suffix="_mask", mask_kind="labels",
+    ),
+    "duts": Layout(
+        "DUTS",
+        "Wang et al.: Learning to Detect Salient Objects with Image-level Supervision, CVPR 2017",
+        _DUTS + "/",
+        (Row("train", "DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask", 10553),
+         Row("val", "DUTS-TE/DUTS-TE-Image", "DUTS-TE/DUTS-TE-Mask", 5019)),
+        home="duts", size="about 400 MB", telling="DUTS-TR|DUTS-TE",
+        urls={f"{_DUTS}/download/DUTS-{side}.zip": f"DUTS-{side}" for side in ("TR", "TE")},
+    ),
+    "ecssd": Layout(
+        "ECSSD",
+        "Shi, Yan, Xu, Jia: Hierarchical Image Saliency Detection on Extended CSSD, TPAMI 2016",
+        f"{_CUHK}/dataset.html",
+        (Row("", _IMAGES, _MASKS, 1000),),
+        home="ecssd", size="about 70 MB", telling="ground_truth_mask",
+        urls={f"{_CUHK}/data/ECSSD/{n}.zip": n for n in ("images", "ground_truth_mask")},
+    ),
+    "hku_is": Layout(
+        "HKU-IS",
+        "Li, Yu: Visual Saliency Based on Multiscale Deep Features, CVPR 2015",
+        "https://i.cs.hku.hk/~gbli/deep_saliency.html",
+        (Row("", "imgs|" + _IMAGES, "gt|" + _MASKS, 4447),),
+        home="hku_is",
+    ),
+    "pascal_s": Layout(
+        "PASCAL-S",
+        "Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation, CVPR 2014",
+        "http://cbs.ic.gatech.edu/salobj/",
+        (Row("", "datasets/imgs/pascal|imgs/pascal|" + _IMAGES,
+             "datasets/masks/pascal|masks/pascal|" + _MASKS, 850),),
+        home="pascal_s", telling="datasets/masks/pascal|masks/pascal",
+        mask_kind="matte",  # the share of people who chose a thing
+    ),
+    "sod": Layout(
+        "SOD",
+        "Movahedi, Elder: Design and Perceptual Validation of Performance Measures for Salient "
+        "Object Segmentation, CVPR Workshops 2010",
+        "http://elderlab.yorku.ca/SOD/",
+        (Row("", "imgs|" + _IMAGES, "gt|" + _MASKS, 300),),
+        home="sod",
+    ),
+    "p3m10k": Layout(
+        "P3M-10k",
+        "Li, Ma, Zhang, Tao: Privacy-Preserving Portrait Matting, ACM Multimedia 2021",
+        "https://github.com/JizhiziLi/P3M",
+        (Row("train", "train/blurred_image", "train/mask", 9421),
+         Row("val", "validation/P3M-500-P/blurred_image", "validation/P3M-500-P/mask", 500),
+         Row("val", "validation/P3M-500-NP/original_image", "validation/P3M-500-NP/mask", 500)),
+        home="p3m10k", mask_kind="matte",
+        telling="train/blurred_image|validation/P3M-500-P|validation/P3M-500-NP",
+    ),
+    "pet": _Pet(
+        "Oxford-IIIT-Pet",
+        "Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012",
+        _OXFORD + "/",
+        (Row("", "images", "annotations/trimaps", 7390),),
+        urls={f"{_OXFORD}/data/{n}.tar.gz": n for n in ("images", "annotations")},
+        size="about 800 MB", telling="annotations/trimaps", mask_kind="trimap",
+    ),
+    "supervisely": supervisely.LAYOUT,
+}
+# fmt: on
+
+PUBLISHED = {name: layout.open for name, layout in LAYOUTS.items()}
+PUBLISHED |= {"aisegment": kaggle.find, "coco": coco.find}
+_TELL = {name: layout.tells for name, layout in LAYOUTS.items()}
+_TELL |= {"aisegment": kaggle.fits, "coco": coco.fits}
+
+
+def detect(root) -> str | None:
+    """The name of the published set that is in a folder or, unless it has photos of one's own as
+    `folders.find` reads them, up to two levels below it."""
+    root = Path(root)
+    for level in levels(root):
+        for folder in level:
+            for name, tells in _TELL.items():
+                if tells(folder):
+                    return name
+        if below(root, "images|cutouts|train/images|train/cutouts"):
+            return None
+    return None

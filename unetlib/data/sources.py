@@ -11,7 +11,7 @@ from typing import Any
 from unetlib.config import hint
 from unetlib.data import folders, manifest
 from unetlib.data.pairs import DataError, Found, Pair, Skipped, Source
-from unetlib.data.published import PUBLISHED
+from unetlib.data.published import PUBLISHED, detect
 from unetlib.data.split import same_bytes, split_pairs
 from unetlib.paths import find_input, resolve
 
@@ -140,8 +140,7 @@ def open_source(
 def open_settings(
     source: str, source_root: str, data_dir: str, count: int, image_size: int, seed: int
 ) -> Source:
-    """The dataset that the notebooks' parameters and `unetlib train` name. A folder of photos with
-    the source left at "synthetic" means the source "folder"."""
+    """What the notebooks' parameters name; a folder with "synthetic" means the source "folder"."""
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawing = {"root": resolve(data_dir), "count": count, "size": image_size}
@@ -154,6 +153,11 @@ def find_pairs(name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0
         args |= {"val_fraction": val_fraction, "seed": seed}
     try:
         found = SOURCES[name](root or None, **args)
+    except DataError as error:
+        with suppress(FileNotFoundError):
+            if name == "folder" and (seen := detect(find_input(root or "data"))):
+                raise DataError(f"{error}. It looks like {seen}: use source '{seen}'") from error
+        raise
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
