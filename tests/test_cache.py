@@ -1,5 +1,6 @@
 """Decoded pairs on disk: decoded once, again when a file changes, and never wrong or half."""
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -140,6 +141,18 @@ def test_changed_file_is_decoded_again(pairs, decoded, which, differs):
     decoded.clear()
     ds = on_disk(pairs).preload()
     assert decoded == ["p05"] and same(ds, pairs)
+
+
+def test_rows_of_earlier_versions_are_still_found(pairs):
+    """A row is found by the paths and the kind of mask, checked by these, sizes and times."""
+    for pair in pairs[:3]:
+        facts = b"\0".join([os.fsencode(pair.image), os.fsencode(pair.mask), b"auto"])
+        key = hashlib.blake2b(facts, digest_size=16).hexdigest().encode()
+        assert cache._key(pair) == key and cache.FORMAT == 1
+        both = [os.stat(path) for path in (pair.image, pair.mask)]
+        facts = [1, key, *(n for s in both for n in (s.st_size, s.st_mtime_ns))]
+        stamp = hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
+        assert cache._stamp(pair, key) == stamp
 
 
 def test_other_kind_of_mask_is_another_row(pairs, decoded):

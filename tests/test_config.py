@@ -52,6 +52,7 @@ REFUSED = {
     "image_size": [*WHOLE, 0, -128],
     "batch_size": [*WHOLE, 0],
     "augment": [*TEXT, "heavy", ""],
+    "sampling": [*TEXT, "random", ""],
     "cache": [*TEXT, "ram"],
     "cache_dir": TEXT,
     "workers": [*WHOLE, -2],

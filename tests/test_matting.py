@@ -86,6 +86,32 @@ def test_colours_are_the_photos_own_where_alpha_is_one(alpha, seed):
 
 
 @relaxed
+@given(softs, st.integers(0, 2**32 - 1))
+def test_colours_of_the_edge_need_no_background_under_alpha_0(alpha, seed):
+    image, other = np.random.default_rng(seed).integers(0, 256, (2, *alpha.shape, 3), np.uint8)
+    other[alpha > 0] = image[alpha > 0]
+    found, again = (estimate_foreground(i, alpha, background_kept=False) for i in (image, other))
+    np.testing.assert_array_equal(found[alpha > 0], again[alpha > 0])
+    for array, given_ in ((found, image), (again, other)):
+        solid = (alpha == 0) | (alpha == 1)
+        np.testing.assert_array_equal(array[solid], given_[solid])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_background_learned_from_the_edge_does_as_well(seed):
+    image, alpha, front, _ = scene(128, seed)
+    cut = image * (alpha > 0)[..., None]  # black where nothing is seen
+    edge, a = (alpha > 0.02) & (alpha < 0.98), alpha[..., None]
+
+    def error(colours):
+        return np.abs(a * (colours.astype(float) - front))[edge].mean()
+
+    found = error(estimate_foreground(cut, alpha, background_kept=False))
+    assert found < 0.75 * error(image)
+    assert found < 1.1 * error(estimate_foreground(image, alpha))
+
+
+@relaxed
 @given(softs, thresholds, st.integers(0, 2**32 - 1))
 def test_cut_out_invariants(soft, threshold, seed):
     image = np.random.default_rng(seed).integers(0, 256, (*soft.shape, 3), dtype=np.uint8)

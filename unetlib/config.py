@@ -16,6 +16,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("plateau", "step", "exponential", "cosine", "onecycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 AUGMENTATIONS = ("none", "light", "standard", "strong")
+SAMPLINGS = ("uniform", "source", "tags", "foreground", "hard")
 CACHES = ("auto", "memory", "disk", "none")
 TRACKERS = ("tensorboard", "wandb", "none")
 # what the earlier systems called them
@@ -117,6 +118,9 @@ class TrainOptions(TrainConfig):
     image_size: int = _setting(128, "height and width that all photos are resized to", low=1)
     batch_size: int = _setting(16, "photos in a batch (of each process)", low=1)
     augment: str = _setting("light", "how much training photos are varied", AUGMENTATIONS)
+    sampling: str = _setting(
+        "uniform", "which photos come more often: rare ones, or those it gets wrong", SAMPLINGS
+    )
     cache: str = _setting("auto", "where decoded photos are kept", CACHES)
     cache_dir: str = _setting("", "folder for them, instead of the user's cache folder")
     workers: int = _setting(-1, "processes that load photos; -1: as many as pay", low=-1)

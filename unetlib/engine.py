@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
 from unetlib import optim
+from unetlib.data.sampler import difficulty
 from unetlib.distributed import Processes
 from unetlib.metrics import count
 from unetlib.models import checkpoint_activations
@@ -26,13 +28,15 @@ PARTS = ("model", "optimizer", "schedule", "scaler")  # what has a state in ever
 @dataclass
 class Progress:
     """How far an epoch is: its number, the batches done, photos seen, and sums of the losses;
-    `lr` is the learning rate that it began with."""
+    `lr` is the learning rate that it began with; `missed` has what the sampler shall learn: see
+    `difficulty`, for each batch of all processes."""
 
     epoch: int
     lr: float = 0.0
     batches: int = 0
     images: int = 0
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    missed: list[torch.Tensor] = field(default_factory=list)
 
 
 class Engine:
@@ -58,6 +62,8 @@ class Engine:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = optim.Ema(self.model, config.ema) if config.ema else None
         self.best = -1.0  # val IoU, for the progress bar
+        self.learns = False  # whether the sampler wants to know how difficult photos are
+        self.missed: torch.Tensor | None = None  # that of the last step
 
     @property
     def eval_model(self) -> nn.Module:
@@ -96,6 +102,10 @@ class Engine:
         at.lr = at.lr or self.schedule.lr
         total, waited, first = self.processes.steps(loader), 0.0, at.images
         bad = torch.full((), -1, device=self.device)  # first batch whose loss is no number
+        sampler = getattr(loader, "sampler", None)
+        self.learns = getattr(sampler, "hard", False)
+        if self.learns:  # as it was when the epoch began
+            sampler.difficulty = state.difficulty and np.array(state.difficulty)
         start = time.perf_counter()
         batches = self._batches(at, loader, total)
         while True:
@@ -107,6 +117,8 @@ class Engine:
             with memory_advice(batch[0]):
                 terms = self.train_step(batch, at.epoch, at.batches, total)
             _add(at.sums, terms, len(batch[0]))
+            if self.learns:
+                at.missed.append(_of_all(self.missed, self.processes.world))
             bad = torch.where((bad < 0) & ~torch.isfinite(terms["loss"]), at.batches, bad)
             at.batches, at.images = at.batches + 1, at.images + len(batch[0])
             # asking a GPU for a number makes it wait, so there not at every step
@@ -120,6 +132,9 @@ class Engine:
                 after_step(state)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+        if self.learns:
+            missed = torch.cat([values.cpu() for values in at.missed])
+            state.difficulty = sampler.learn(at.epoch, missed.numpy()).tolist()
         seconds = max(time.perf_counter() - start, 1e-9)
         names = list(at.sums)
         *sums, images = self.processes.total([*(at.sums[n].item() for n in names), at.images])
@@ -159,6 +174,8 @@ class Engine:
             output, target = self.forward(self.stepped, batch)
             terms = self.loss(output, target)
             self.scaler.scale(terms["loss"] / group).backward()
+        if self.learns:
+            self.missed = difficulty(output, target)
         if complete:
             if self.config.clip:
                 self.scaler.unscale_(self.optimizer)
@@ -208,6 +225,15 @@ class Engine:
         text += f"{images * self.processes.world / seconds:.1f} images/s, "
         text += f"waiting for data {waited / seconds:.0%}"
         return text + (f", best val IoU {self.best:.3f}" if self.best >= 0 else "")
+
+
+def _of_all(values: torch.Tensor, world: int) -> torch.Tensor:
+    """The values of all processes, one behind the other: in the order of the whole batch."""
+    if world == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world)]
+    dist.all_gather(parts, values)
+    return torch.cat(parts)
 
 
 def _add(sums: dict[str, torch.Tensor], terms: dict[str, torch.Tensor], images: int) -> None:

@@ -34,6 +34,7 @@ class State:
         history, timings: a dict per finished epoch, see `FitResult`.
         best_epoch, best_score: of the best checkpoint so far.
         empty_epochs: epochs in a row without any foreground predicted.
+        difficulty: of each photo, with sampling "hard": what the sampler drew this epoch by.
     """
 
     at: Progress = field(default_factory=lambda: Progress(1))
@@ -42,6 +43,7 @@ class State:
     best_epoch: int = 0
     best_score: float = float("-inf")
     empty_epochs: int = 0
+    difficulty: list[float] | None = None
 
 
 def identity(model: nn.Module, config: TrainConfig, loss: nn.Module, loader, world: int) -> dict:
@@ -60,10 +62,20 @@ def identity(model: nn.Module, config: TrainConfig, loss: nn.Module, loader, wor
         "augmentation": str(getattr(dataset, "augment", "")),
         "seed of the data": str(getattr(dataset, "seed", "")),
         "batch size": getattr(loader, "batch_size", 0),
+        **_sampling(getattr(loader, "sampler", None)),
         "processes": world,
         "loss": str(loss),
         **asdict(config),
     }
+
+
+def _sampling(sampler) -> dict:
+    """Nothing where all photos come equally often, as in states from before there was a choice."""
+    weights, hard = getattr(sampler, "weights", None), getattr(sampler, "hard", False)
+    if weights is None or not (hard or (weights != weights[0]).any()):
+        return {}
+    digest = hashlib.sha256((weights / weights.max()).tobytes()).hexdigest()[:12]
+    return {"sampling": f"hard, weights {digest}" if hard else f"weights {digest}"}
 
 
 class Keeper:

@@ -77,13 +77,18 @@ def soft_to_alpha(soft: np.ndarray, threshold: float = 0.5, haze: float = HAZE) 
     return np.clip((alpha - haze) / (1 - 2 * haze), 0, 1).astype(np.float32)
 
 
-def estimate_foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def estimate_foreground(
+    image: np.ndarray, alpha: np.ndarray, background_kept: bool = True
+) -> np.ndarray:
     """The foreground's own colours, uint8 (H, W, 3): what the photo would show at alpha 1.
 
     A pixel of the edge is a mixture, image = alpha * F + (1 - alpha) * B. Used as it is on a new
     background it carries a fringe of the old one. F and B are blurred from where they are seen
     alone and F is corrected so that the mixture gives the photo again; a second pass with a small
-    radius sharpens it. Pixels of alpha 1 are returned unchanged.
+    radius sharpens it. Pixels of alpha 1 are returned unchanged. Without `background_kept` nothing
+    is known of the old background under alpha 0, as in most cut-outs: it is learned from the edge
+    alone, most of all where that is thin. (1 - alpha) cubed did best on the synthetic set. Colours
+    that are the foreground's own already stay nearly what they are.
 
     Method: M. Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021 (blur fusion, two
     passes). The radii are 90 and 6 in the paper; the first follows the size of small photos.
@@ -98,50 +103,22 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     box = tuple(slice(max(0, r[0] - wide), r[-1] + wide + 1) for r in (rows, cols))
     mix = image[box].astype(np.float32)
     a = alpha[box].astype(np.float32)[..., None]
+    shows_back = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)
     front = back = mix
     for radius in (wide, 6):
-        front, back = _blur_fusion(mix, front, back, a, radius)
+        front, back = _blur_fusion(mix, front, back, a, shows_back, radius)
     inside = edge[box]
     result[box][inside] = np.rint(front[inside]).astype(np.uint8)
     return result
 
 
-def _blur_fusion(mix, front, back, a, radius):
+def _blur_fusion(mix, front, back, a, shows_back, radius):
     """One pass: better estimates of the foreground's and the background's colours, float32."""
     size = (radius, radius)
-    blurred_a = cv2.blur(a, size)[..., None]
-    mean_front = cv2.blur(front * a, size) / (blurred_a + 1e-5)
-    mean_back = cv2.blur(back * (1 - a), size) / (1 - blurred_a + 1e-5)
+    mean_front = cv2.blur(front * a, size) / (cv2.blur(a, size)[..., None] + 1e-5)
+    mean_back = cv2.blur(back * shows_back, size) / (cv2.blur(shows_back, size)[..., None] + 1e-5)
     front = mean_front + a * (mix - a * mean_front - (1 - a) * mean_back)
     return np.clip(front, 0, 255), mean_back
-
-
-def extend_colours(rgba: np.ndarray) -> np.ndarray:
-    """The colours of a cut-out, uint8 (H, W, 3), with those of its solid parts carried outward.
-
-    For cut-outs whose old background is not there any more, so that `estimate_foreground` has
-    nothing to compare with: a pixel takes the mean of its surroundings, weighted by alpha cubed, at
-    the finest scale that shows enough foreground. Pixels of alpha 255 keep their colour. (Gortler
-    et al., "The Lumigraph", 1996, section 3.4: push-pull.)
-    """
-    weight = (rgba[..., 3:].astype(np.float32) / 255) ** 3
-    colours = _push_pull(rgba[..., :3] * weight, weight)
-    colours = np.where(rgba[..., 3:] == 255, rgba[..., :3], np.rint(colours))
-    return np.clip(colours, 0, 255).astype(np.uint8)
-
-
-def _push_pull(weighted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted colours (H, W, 3) and weights (H, W, 1) -> colours, smooth where weights are 0."""
-    h, w = weight.shape[:2]
-    own = weighted / np.maximum(weight, 1e-6)
-    if max(h, w) < 2:
-        return own
-    half, area = ((w + 1) // 2, (h + 1) // 2), cv2.INTER_AREA
-    coarse = cv2.resize(weighted, half, interpolation=area).reshape(*half[::-1], 3)
-    weights = cv2.resize(weight, half, interpolation=area).reshape(*half[::-1], 1)
-    behind = cv2.resize(_push_pull(coarse, weights), (w, h))
-    trust = np.minimum(weight, 1)
-    return trust * own + (1 - trust) * behind.reshape(h, w, 3)
 
 
 def composite(rgba: np.ndarray, background=None) -> np.ndarray:

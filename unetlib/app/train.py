@@ -60,6 +60,7 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
         loaders = make_loaders(
             source, options.image_size, options.batch_size, options.augment, options.seed,
             options.workers, cache=options.cache, cache_dir=options.cache_dir or None,
+            sampling=options.sampling,
         )  # fmt: skip
     echo(source.describe())
     echo(f"{options.model}: {count_parameters(model):,} parameters")

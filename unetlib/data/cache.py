@@ -1,6 +1,7 @@
 """Decoded pairs at training size, so that a photo is decoded once and not in every epoch.
 
-A pair is one row: uint8 (H, W, 4), red, green, blue and mask.
+A pair is one row: uint8 (H, W, 4), red, green, blue and mask. The colours of a cut-out's row are
+multiplied by its mask (premultiplied): moving it mixes no colour from outside into its edge.
 """
 
 import errno
@@ -17,9 +18,10 @@ import numpy as np
 
 from unetlib.config import CACHES, hint
 from unetlib.data.download import cache_dir
-from unetlib.data.images import image_size, load_image, resize
-from unetlib.data.masks import load_mask
+from unetlib.data.images import image_size, load_cutout, load_image, resize
+from unetlib.data.masks import clean_cutout, load_mask, resize_cutout
 from unetlib.data.pairs import DataError, Pair, check_shape
+from unetlib.matting import fit_cover
 from unetlib.paths import resolve
 
 MEMORY_BYTES = 135_000_000  # "auto" keeps so much in memory: 2000 photos of 128 x 128
@@ -59,17 +61,33 @@ def open_cache(pairs: Sequence[Pair], size: tuple[int, int], kind: str = "auto",
 
 
 def decode(pair: Pair, size: tuple[int, int]) -> np.ndarray:
-    """The row of a pair. Raises ImageError or DataError, naming the file."""
+    """The row of a pair. That of one with a background is of the cut-out alone, or, where its mask
+    is None, of the background alone. Raises ImageError or DataError, naming the file."""
+    if pair.background and pair.mask:
+        return _decode_cutout(pair, size)
     h, w = size
     width, height = image_size(pair.image)
     # the sides shrink differently: take the larger picture of the two demands
     side = round(max(width, height) * max(w / width, h / height) + 0.5)
     photo = load_image(pair.image, max_side=side)
+    if pair.background:
+        covering = fit_cover(np.asarray(photo), h, w)
+        return np.dstack([covering, np.zeros(size, np.uint8)])
     rgbx = np.frombuffer(photo.tobytes("raw", "RGBX"), np.uint8)  # as Pillow keeps it: no repacking
+    row = _shrunk(rgbx.reshape(photo.height, photo.width, 4), size)
+    if pair.mask is None:
+        return cv2.insertChannel(np.zeros(size, np.uint8), row, 3)
     mask = load_mask(pair.mask, kind=pair.mask_kind, dtype=np.uint8)
     check_shape(pair.image, (width, height), pair.mask, mask.shape[::-1])
-    row = _shrunk(rgbx.reshape(photo.height, photo.width, 4), size)
     return cv2.insertChannel(_shrunk(mask, size), row, 3)
+
+
+def _decode_cutout(pair: Pair, size: tuple[int, int]) -> np.ndarray:
+    rgba = load_cutout(pair.image)
+    enough = tuple(min(n, 2 * to) for n, to in zip(rgba.shape, size, strict=False))
+    rgba = clean_cutout(resize_cutout(rgba, enough))  # as good as before shrinking, and quick
+    premultiplied = rgba[..., :3] * (rgba[..., 3:] / np.float32(255))
+    return _shrunk(np.dstack([np.rint(premultiplied).astype(np.uint8), rgba[..., 3]]), size)
 
 
 def _shrunk(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -82,6 +100,12 @@ def _shrunk(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if h < 2 * size[0] and w < 2 * size[1]:
         return cv2.resize(array, size[::-1], interpolation=cv2.INTER_LINEAR)
     return resize(array, size)
+
+
+def lay_over(front: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """The row of a cut-out on that of a background, whose mask is 0."""
+    kept = cv2.merge([255 - cv2.extractChannel(front, 3)] * 4)
+    return cv2.add(front, cv2.multiply(behind, kept, scale=1 / 255))
 
 
 class MemoryRows:
@@ -197,15 +221,19 @@ def _uncut(path: str, flags: int) -> int:
 
 
 def _key(pair: Pair) -> bytes:
-    paths = [os.fsencode(os.path.abspath(path)) for path in (pair.image, pair.mask)]
-    facts = b"\0".join([*paths, pair.mask_kind.encode()])
+    paths = [os.fsencode(os.path.abspath(path)) for path in _files(pair)]
+    facts = b"\0".join([*paths, pair.mask_kind.encode(), *[b"cut out"] * bool(pair.background)])
     return blake2b(facts, digest_size=_KEY).hexdigest().encode()
 
 
 def _stamp(pair: Pair, key: bytes) -> bytes:
     facts = [FORMAT, key]
-    for path in (pair.image, pair.mask):
+    for path in _files(pair):
         with suppress(OSError):  # decoding will name the file
             status = os.stat(path)
             facts += [status.st_size, status.st_mtime_ns]
     return blake2b(repr(facts).encode(), digest_size=_KEY).digest()
+
+
+def _files(pair: Pair) -> list[Path]:
+    return [path for path in (pair.image, pair.mask) if path]

@@ -15,15 +15,19 @@ from tqdm import tqdm
 
 from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
 from unetlib.data.batches import BatchLoader, ByteBatch
-from unetlib.data.cache import choose_cache, decode, open_cache
+from unetlib.data.cache import choose_cache, decode, lay_over, open_cache
 from unetlib.data.images import Preprocess
 from unetlib.data.pairs import DataError, Pair, Source
-from unetlib.data.sampler import SeededSampler, cores, default_workers
+from unetlib.data.sampler import SeededSampler, cores, default_workers, sampling_weights
 
 
 class PairDataset(Dataset):
     """`ds[i]` or `ds[(epoch, i)]` -> image float32 (3, H, W) normalised, mask float32 (1, H, W) in
-    [0, 1]. The mask is the soft matte; losses and metrics decide where to cut it.
+    [0, 1]. The mask is the soft matte; losses and metrics decide where to cut it. A photo that
+    comes several times in an epoch looks different each time: (epoch, i, 1), (epoch, i, 2), ...
+
+    A cut-out is laid over a background: with augmentation over any that the pairs have, chosen and
+    moved anew each time, without over its own.
 
     Decoded pairs are kept at preprocess.size as 8 bit: `cache` "memory", "disk" (in `cache_dir`,
     where a worker writes down what it decodes for all), "none", or "auto", see choose_cache. The
@@ -43,7 +47,9 @@ class PairDataset(Dataset):
         self.pairs = tuple(pairs)
         self.preprocess, self.augment, self.seed = preprocess, augment, seed
         self._moves, self._colours = split_augmentation(augment, preprocess.size)
-        self._cache = open_cache(self.pairs, preprocess.size, cache, cache_dir)
+        self._pictures, self._front, self._behind = _pictures(self.pairs)
+        self._backgrounds = np.unique(self._behind[self._behind >= 0])
+        self._cache = open_cache(self._pictures, preprocess.size, cache, cache_dir)
 
     @property
     def cached(self) -> bool:
@@ -53,7 +59,7 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         images, masks = self.batch([key]).tensors()
         return images[0], masks[0]
 
@@ -71,7 +77,15 @@ class PairDataset(Dataset):
 
     def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
-        return _parts(self._row(index))
+        row = self._row(self._front[index])
+        if self._behind[index] >= 0:
+            row = lay_over(row, self._row(self._behind[index]))
+        return _parts(row)
+
+    def foreground_shares(self) -> np.ndarray:
+        """The share of foreground in each mask, float64 (n,) in [0, 1]. All are decoded for it,
+        unless they were before."""
+        return np.array([self._row(index)[..., 3].mean() / 255 for index in self._front])
 
     def preload(self, rank: int = 0, world: int = 1) -> "PairDataset":
         """Fills the cache now, in threads, so that workers share it and a damaged file is named
@@ -106,7 +120,7 @@ class PairDataset(Dataset):
         cache = self._cache
         row = None if cache is None else cache.read(index)
         if row is None:
-            row = decode(self.pairs[index], self.preprocess.size)
+            row = decode(self._pictures[index], self.preprocess.size)
             try:
                 if cache is not None:
                     cache.write(index, row)
@@ -114,26 +128,45 @@ class PairDataset(Dataset):
                 self._cache = cache.give_up(error)
         return row
 
-    def _sample(self, key: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def _sample(self, key: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        epoch, index, *again = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]  # negative indices, IndexError
         if self.augment == "none":
             return self.arrays(index)
         # One generator for all steps. Compose.set_random_seed would give each step the same
         # numbers, and then a photo would be blurred only when it is mirrored too.
-        draw = np.random.default_rng((self.seed, epoch, index))
+        draw = np.random.default_rng((self.seed, epoch, index, *again))
         more = random.Random(int(draw.integers(2**62)))
         for compose in (self._moves, self._colours):
             compose.set_random_state(draw, more)
-        image, mask = self._augmented(index)
+        image, mask = self._augmented(index, draw)
         if draw.random() < PASTE_SHARE.get(self.augment, 0):
-            other = self._augmented(int(draw.integers(len(self))))
+            other = self._augmented(int(draw.integers(len(self))), draw)
             image, mask = paste(*other, image, mask)
         return image, mask
 
-    def _augmented(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = _parts(self._moves(image=self._row(index))["image"])
+    def _augmented(self, index: int, draw) -> tuple[np.ndarray, np.ndarray]:
+        row = self._moves(image=self._row(self._front[index]))["image"]
+        if self._behind[index] >= 0:
+            behind = self._row(self._backgrounds[draw.integers(len(self._backgrounds))])
+            row = lay_over(row, self._moves(image=behind)["image"])
+        image, mask = _parts(row)
         return self._colours(image=image)["image"], mask
+
+
+def _pictures(pairs: Sequence[Pair]) -> tuple[list[Pair], np.ndarray, np.ndarray]:
+    """What is decoded for the pairs, each once: see `decode`; and where in it are each pair's photo
+    or cut-out, and what is behind it (-1: nothing), both int (n,)."""
+    pictures: dict[Pair, int] = {}
+    front, behind = places = np.full((2, len(pairs)), -1)
+    for n, pair in enumerate(pairs):
+        parts, back = [pair], pair.background
+        if back:  # whichever it is: the cut-out's row does not depend on it
+            alone = Pair(pair.image.name, pair.image, pair.image, background=pair.image)
+            parts = [alone, Pair(back.name, back, None, background=back)]
+        for row, part in enumerate(parts):
+            places[row, n] = pictures.setdefault(part, len(pictures))
+    return list(pictures), front, behind
 
 
 def _parts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,12 +197,14 @@ def make_loaders(
     cache_dir: str | os.PathLike | None = None,
     rank: int = 0,
     world: int = 1,
+    sampling: str = "uniform",
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
     None without val pairs. The last train batch is dropped when there are several (one left-over
     image alone would upset batch norm), never when it is the only one. `workers` None or -1: see
     default_workers; `cache`, `cache_dir`: see PairDataset. A batch is the same whatever these are.
-    `rank` of `world` processes gets its share, `batch_size` at a time: see SeededSampler."""
+    `rank` of `world` processes gets its share, `batch_size` at a time: see SeededSampler.
+    `sampling` says which train photos come more often than others: see sampling_weights."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not source.train:
@@ -188,10 +223,14 @@ def make_loaders(
         processes = workers
         if workers is None or workers < 0:
             processes = default_workers("cuda" if cuda else "cpu", len(pairs), dataset.cached)
+        weights = sampling_weights(pairs, sampling, dataset.foreground_shares) if shuffle else None
+        hard = shuffle and sampling == "hard"
         loader = BatchLoader(
             dataset,
             batch_size,
-            sampler=SeededSampler(len(pairs), seed, shuffle, rank, world, batch_size),
+            sampler=SeededSampler(
+                len(pairs), seed, shuffle, rank, world, batch_size, weights, hard
+            ),
             collate_fn=default_convert,  # leaves a ByteBatch as it is
             num_workers=processes,
             pin_memory=cuda,
