@@ -110,7 +110,11 @@ class TrainOptions(TrainConfig):
     Raises ValueError for a value that makes no sense, naming it.
     """
 
-    source: str = _setting("synthetic", "which photos: synthetic, folder (your own) or pennfudan")
+    source: str = _setting(
+        "synthetic",
+        "which photos: synthetic, folder (your own), pennfudan, coco, ... or several, as in "
+        "'2*folder:photos + coco:~/coco'; an unknown name lists all",
+    )
     source_root: str = _setting("", "folder with the photos; alone it means the source folder")
     data_dir: str = _setting("data", "where the synthetic photos are drawn into")
     outputs_dir: str = _setting("outputs", "where checkpoints, timelapse and curves go")

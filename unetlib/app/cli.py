@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 
 from unetlib import __version__
+from unetlib.app.check import check
 from unetlib.app.options import read_settings, training_options
 from unetlib.app.pipeline import PRESETS, run_course
+from unetlib.app.prepare import prepare
 from unetlib.config import TrainOptions, read_options
 
 
@@ -88,6 +90,10 @@ def train(config, **given) -> None:
 
     result = run_training(options, click.echo)
     sys.exit(130 if result.stopped == "interrupted" else 0)
+
+
+app.add_command(check)
+app.add_command(prepare)
 
 
 def show_course(notebooks_dir: Path | None = None) -> None:

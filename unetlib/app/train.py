@@ -18,6 +18,7 @@ from unetlib.app.runs import keep_own, runs_dir
 from unetlib.checkpoint import CheckpointError, load_checkpoint, load_weights, read_file
 from unetlib.config import TrainOptions
 from unetlib.data import make_loaders, open_settings
+from unetlib.data.sources import absolute_spec
 from unetlib.device import describe_device
 from unetlib.distributed import Processes, launch, world_size
 from unetlib.keeper import STATE_FILE, identity
@@ -135,6 +136,7 @@ def _callbacks(options: TrainOptions, out: Path, model: nn.Module, val, goes_on:
     for name in ("source_root", "init_from"):  # whoever reads them may be in another folder
         with suppress(FileNotFoundError):  # left over from another source
             settings[name] = settings[name] and str(find_input(settings[name]))
+    settings["source"] = absolute_spec(options.source)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
     callbacks: list = [lambda *_: write_whole(out / "train.yaml", text)]
     dataset = val and val.dataset

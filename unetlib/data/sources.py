@@ -144,7 +144,8 @@ def open_settings(
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawing = {"root": resolve(data_dir), "count": count, "size": image_size}
-    return open_source(source, source_root or None, seed=seed, drawing=drawing)
+    root = find_input(source_root) if source_root else None
+    return open_source(source, root, seed=seed, drawing=drawing)
 
 
 def find_pairs(name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0, **args) -> Found:
