@@ -1,0 +1,121 @@
+"""What is wrong with a dataset, before an hour of training shows it."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from unetlib.data import folders, twins
+from unetlib.data.faults import KINDS, SEVERITIES, mask_faults, photo_faults, size_faults
+from unetlib.data.findings import BEHIND, Finding, Look, judge
+from unetlib.data.images import ImageError, image_size, load_image, opened
+from unetlib.data.masks import load_mask
+from unetlib.data.pairs import Pair, batched
+from unetlib.data.published import detect
+from unetlib.data.sources import find_pairs, read_spec
+
+
+@dataclass
+class Checkup:
+    """What the doctor saw (`looks`, one for each readable pair) and found, the worst first."""
+
+    name: str
+    root: Path
+    source: str  # under which it was opened, with `args`
+    args: dict
+    looks: list[Look]
+    findings: list[Finding]
+    pairs: dict[str, int]  # how many are on each side
+
+    def count(self, severity: str) -> int:
+        return sum(f.severity == severity for f in self.findings)
+
+    def kinds(self) -> dict[str, list[Finding]]:
+        """kind -> its findings, the worst kinds first."""
+        kinds: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            kinds.setdefault(finding.kind, []).append(finding)
+        return kinds
+
+    def verdict(self) -> str:
+        if errors := self.count("error"):
+            return f"{errors} {'thing' if errors == 1 else 'things'} would spoil training."
+        return "Nothing was found that would spoil training."
+
+    def counts(self) -> str:
+        sides = " + ".join(f"{n} {side}".strip() for side, n in self.pairs.items())
+        found = [f"{n} {s}{'s' * (n != 1)}" for s in SEVERITIES if (n := self.count(s))]
+        return f"{sides} pairs, {', '.join(found) or 'nothing found'}"
+
+    def text(self, first: int = 5) -> str:
+        """Counts, what was found by kind with the first few names, and a verdict."""
+        lines = [f"{self.name}: {self.counts()} in {self.root}"]
+        for kind, findings in self.kinds().items():
+            severity, advice = KINDS[kind]
+            lines.append(f"{severity}: {kind} ({len(findings)}). {advice}")
+            lines += [f"  {f.reason}" for f in findings[:first]]
+            if len(findings) > first:
+                lines.append(f"  and {len(findings) - first} more")
+        return "\n".join([*lines, self.verdict()])
+
+
+def examine(root=None, name: str = "", *, jobs: int | None = None, **args) -> Checkup:
+    """Looks at every photo and mask of a dataset once, in `jobs` threads (None: one per core).
+
+    `root`, `name` and `args` are those of open_source, for one source; without a name the layout of
+    `root` decides. Nothing is changed. Raises DataError for a folder that is no dataset, ValueError
+    for a name that is not known.
+    """
+    if name:
+        term, *more = read_spec(name)
+        if more:
+            raise ValueError(f"one source at a time can be examined, not '{name}'")
+        name, root, args = term.name, root or term.root, dict(term.args) | args
+    if root and name in ("", "synthetic"):  # the source "synthetic" would draw it
+        name = detect(folders.locate(root, folders.LAYOUT))
+    name = name or "folder"
+    found = find_pairs(name, root, **args)
+    pairs = [(side, pair) for side, pairs in found.sides.items() for pair in pairs]
+    behind = {path for files in found.backgrounds.values() for path in files}
+    work = pairs + [(BEHIND, Pair(path.stem, path, None)) for path in sorted(behind)]
+    looks: list[Look] = []
+    bar = tqdm(desc="looking at photos", total=len(work), delay=2, leave=False)
+    with bar, ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+        for block in batched(work, 64):
+            looks += pool.map(look_at, block)
+            bar.update(len(block))
+    below = f"{found.root}{os.sep}"
+    findings = [replace(f, reason=f.reason.replace(below, "")) for f in judge(looks, found)]
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    findings.sort(key=lambda f: (order[f.kind], -f.score, f.reason))
+    counts = {side: len(pairs) for side, pairs in found.sides.items()}
+    seen = [look for look in looks[: len(pairs)] if look.thumb is not None]
+    return Checkup(found.root.resolve().name, found.root, name, args, seen, findings, counts)
+
+
+def look_at(job: tuple[str, Pair]) -> Look:
+    """Decodes a pair, the photo as small as JPEG allows, which notices a file that is cut off."""
+    side, pair = job
+    look, path = Look(pair, side), pair.image
+    try:
+        data = path.read_bytes()
+        look.photo, look.photo_wh = hashlib.sha256(data).digest(), image_size(data)
+        photo = np.asarray(load_image(data, 128))
+        look.add(path, photo_faults(photo, look.photo_wh, data[:2] == b"\xff\xd8"))
+        if pair.mask is not None:
+            path = pair.mask
+            with opened(path) as image:
+                matte = load_mask(image, kind=pair.mask_kind, dtype=np.uint8)
+                look.add(path, mask_faults(image, matte, pair.mask_kind))
+            look.mask_wh, look.share = matte.shape[::-1], float(matte.mean() / 255)
+            look.add(path, size_faults(look.photo_wh, look.mask_wh))
+            look.mask = hashlib.sha256(matte.tobytes()).digest()
+        look.thumb = twins.thumbnail(photo)
+    except (ImageError, OSError) as error:
+        reason = str(error).removeprefix(f"{path}: ").removeprefix("the given image: ")
+        look.faults = [("unreadable", f"{path}: {reason}", 0.0)]
+    return look
