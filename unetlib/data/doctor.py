@@ -14,7 +14,7 @@ from unetlib.data.faults import KINDS, SEVERITIES, mask_faults, photo_faults, si
 from unetlib.data.findings import BEHIND, Finding, Look, judge
 from unetlib.data.images import ImageError, image_size, load_image, opened
 from unetlib.data.masks import load_mask
-from unetlib.data.pairs import Pair, batched
+from unetlib.data.pairs import Found, Pair, Source, batched
 from unetlib.data.published import detect
 from unetlib.data.sources import find_pairs, read_spec
 
@@ -67,18 +67,15 @@ def examine(root=None, name: str = "", *, jobs: int | None = None, **args) -> Ch
     """Looks at every photo and mask of a dataset once, in `jobs` threads (None: one per core).
 
     `root`, `name` and `args` are those of open_source, for one source; without a name the layout of
-    `root` decides. Nothing is changed. Raises DataError for a folder that is no dataset, ValueError
-    for a name that is not known.
+    `root` decides. Or `root` is a Source that was opened already. Nothing is changed. Raises
+    DataError for a folder that is no dataset, ValueError for a name that is not known.
     """
-    if name:
-        term, *more = read_spec(name)
-        if more:
-            raise ValueError(f"one source at a time can be examined, not '{name}'")
-        name, root, args = term.name, root or term.root, dict(term.args) | args
-    if root and name in ("", "synthetic"):  # the source "synthetic" would draw it
-        name = detect(folders.locate(root, folders.LAYOUT))
-    name = name or "folder"
-    found = find_pairs(name, root, **args)
+    if isinstance(root, Source):
+        sides = {"train": root.train, "val": root.val}  # a cut-out once, whatever is behind it
+        once = {side: list({p.image: p for p in pairs}.values()) for side, pairs in sides.items()}
+        found, name = Found(root.root, once, list(root.skipped)), root.name
+    else:
+        found, name, args = _find(root, name, args)
     pairs = [(side, pair) for side, pairs in found.sides.items() for pair in pairs]
     behind = {path for files in found.backgrounds.values() for path in files}
     work = pairs + [(BEHIND, Pair(path.stem, path, None)) for path in sorted(behind)]
@@ -94,7 +91,9 @@ def examine(root=None, name: str = "", *, jobs: int | None = None, **args) -> Ch
     findings.sort(key=lambda f: (order[f.kind], -f.score, f.reason))
     counts = {side: len(pairs) for side, pairs in found.sides.items()}
     seen = [look for look in looks[: len(pairs)] if look.thumb is not None]
-    return Checkup(found.root.resolve().name, found.root, name, args, seen, findings, counts)
+    return Checkup(
+        found.root.resolve().name or "dataset", found.root, name, args, seen, findings, counts
+    )
 
 
 def look_at(job: tuple[str, Pair]) -> Look:
@@ -119,3 +118,15 @@ def look_at(job: tuple[str, Pair]) -> Look:
         reason = str(error).removeprefix(f"{path}: ").removeprefix("the given image: ")
         look.faults = [("unreadable", f"{path}: {reason}", 0.0)]
     return look
+
+
+def _find(root, name: str, args: dict) -> tuple[Found, str, dict]:
+    if name:
+        term, *more = read_spec(name)
+        if more:
+            raise ValueError(f"one source at a time can be examined, not '{name}'")
+        name, root, args = term.name, root or term.root, dict(term.args) | args
+    if root and name in ("", "synthetic"):  # the source "synthetic" would draw it
+        name = detect(folders.locate(root, folders.LAYOUT))
+    name = name or "folder"
+    return find_pairs(name, root, **args), name, args
