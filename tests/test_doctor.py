@@ -507,7 +507,7 @@ def test_picture_and_page(ill, clean, tmp_path):
         assert all(f.reason.replace("'", "&#39;") in page for f in checkup.findings)
         assert checkup.verdict() in page
     shown = list(suspects(examine(ill), 8))
-    kinds = [kind for _, kind, _ in shown]
+    kinds = [finding.kind for _, finding, _ in shown]
     assert kinds == ["photo as mask", "inverted mask", "empty mask",
                      *["near copy in train and val"] * 2, *["same photo"] * 2]  # fmt: skip
     assert len(list(suspects(examine(ill), 3))) == 3
@@ -550,6 +550,22 @@ def test_quarantine_moves_and_can_be_undone(ill, tmp_path, monkeypatch, far):
         shutil.move(row["to"], row["from"])
     link.unlink()
     assert contents(ill) == before
+
+
+CURED = [f for f, (kind, _) in FAULTS.items() if KINDS[kind][0] == "error" and kind != "no pairs"]
+
+
+@pytest.mark.parametrize(
+    "fault", [*CURED, "image without mask", "two of one stem", "the same file"]
+)
+def test_after_quarantine_the_set_is_clean(data, tmp_path, fault):
+    FAULTS[fault][1](Set(data))
+    count = len(list(data.rglob("*.*")))
+    moved = quarantine(examine(data), tmp_path / "away")
+    again = examine(data)
+    assert {f.kind for f in again.findings} <= {"missing, but in the manifest"}
+    assert 1 <= len(moved) <= 3 and len(list(data.rglob("*.*"))) == count - len(moved)
+    assert again.pairs["train"] >= 40 and again.pairs["val"] >= 18
 
 
 def test_quarantine_keeps_the_train_photo_and_the_first_of_copies(data, tmp_path):

@@ -5,7 +5,7 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 
 from unetlib.data.doctor import Checkup
 from unetlib.data.faults import KINDS
+from unetlib.data.findings import Finding
 from unetlib.data.images import ImageError, resize
 from unetlib.data.masks import load_pair
 from unetlib.data.pairs import DataError, Pair
@@ -29,6 +30,8 @@ _PLAIN = {kind for kind, (severity, _) in KINDS.items() if severity == "note"} -
     "unlike the others",
     "long photo",
 }  # there is nothing to see in these
+# a pair with its mask laid over, uint8 (H, W, 3), what is wrong with it, and its name
+Tile = tuple[np.ndarray, Finding | None, str]
 
 
 @matplotlib.rc_context(STYLE)
@@ -38,7 +41,7 @@ def picture(checkup: Checkup, columns: int = 4) -> Figure:
     tiles, title = list(suspects(checkup, 2 * columns)), "most suspicious"
     if not tiles:
         step = max(1, len(checkup.looks) // columns)
-        ordinary = [("", look.pair) for look in checkup.looks[::step][:columns]]
+        ordinary = [(None, look.pair) for look in checkup.looks[::step][:columns]]
         tiles, title = list(_tiles(checkup, ordinary)), "a few of them, nothing suspicious"
     rows = -(-len(tiles) // columns)
     heights = [2.6] + [0.3 + 1.95 * rows] * (rows > 0)
@@ -53,9 +56,11 @@ def picture(checkup: Checkup, columns: int = 4) -> Figure:
         for axis, tile in zip_longest(axes, tiles):
             axis.axis("off")
             if tile:
-                axis.imshow(tile[0])
-                lines = [x if len(x) < 27 else "…" + x[-25:] for x in tile[1:] if x]
-                axis.set_title("\n".join(lines), fontsize=8)
+                seen, finding, name = tile
+                axis.imshow(seen)
+                kind = f"{finding.kind}\n" if finding else ""
+                short = name if len(name) < 27 else "…" + name[-25:]
+                axis.set_title(kind + short, fontsize=8)
     return figure
 
 
@@ -85,18 +90,18 @@ def draw_sizes(checkup: Checkup, axis) -> None:
         axis.set_title("all photos are {} x {}".format(*photos.pop()))
 
 
-def suspects(checkup: Checkup, count: int) -> Iterator[tuple[np.ndarray, str, str]]:
-    """Pairs with their masks laid over, uint8 (H, W, 3), what is wrong with them, and their names:
-    the worst kinds first, and some of every kind before many of one."""
+def suspects(checkup: Checkup, count: int) -> Iterator[Tile]:
+    """Pairs with what is wrong with them: the worst kinds first, and some of every kind before many
+    of one."""
     kinds = [f for kind, f in checkup.kinds().items() if kind not in _PLAIN]
     turns = (f for turn in zip_longest(*(k[:count] for k in kinds)) for f in turn if f)
     chosen = {
-        (finding.kind, pair): None  # of copies, two to compare
+        (finding.kind, pair.image): (finding, pair)
         for finding in turns
-        for pair in {p.image: p for p in (finding.pairs[:1] + finding.pairs[-1:])}.values()
+        for pair in finding.pairs[:1] + finding.pairs[-1:]  # of copies, two to compare
     }
     order = list(KINDS)
-    first = sorted(list(chosen)[:count], key=lambda c: order.index(c[0]))
+    first = sorted(list(chosen.values())[:count], key=lambda c: order.index(c[0].kind))
     yield from _tiles(checkup, first)
 
 
@@ -122,7 +127,7 @@ def write_page(checkup: Checkup, path: Path) -> Path:
         checkup=checkup,
         kinds=KINDS,
         figures=figures,
-        tiles=[(_webp(tile), *names) for tile, *names in suspects(checkup, ON_PAGE)],
+        tiles=[(_webp(tile), *what) for tile, *what in suspects(checkup, ON_PAGE)],
         written=datetime.now(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,10 +183,8 @@ def _move(path: Path, to: Path, log: Path, reason: str) -> None:
         path.unlink()
 
 
-def _tiles(
-    checkup: Checkup, pairs: list[tuple[str, Pair]]
-) -> Iterator[tuple[np.ndarray, str, str]]:
-    for kind, pair in pairs:
+def _tiles(checkup: Checkup, pairs: Iterable[tuple[Finding | None, Pair]]) -> Iterator[Tile]:
+    for finding, pair in pairs:
         try:
             photo, matte = load_pair(pair, TILE)
         except (ImageError, OSError):
@@ -189,7 +192,7 @@ def _tiles(
         scale = min(1, TILE / max(matte.shape))
         size = tuple(max(1, round(n * scale)) for n in matte.shape)
         name = str(pair.image).removeprefix(f"{checkup.root}{os.sep}")
-        yield overlay(resize(photo, size), resize(matte, size), ORANGE), kind, name
+        yield overlay(resize(photo, size), resize(matte, size), ORANGE), finding, name
 
 
 def _webp(tile: np.ndarray) -> str:

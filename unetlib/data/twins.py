@@ -60,20 +60,29 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     off. Near copies have more than ALIKE. Brightness and contrast do not matter."""
     scores = np.zeros(len(a), np.float32)
     # photos that differ in a crop still agree roughly: most candidates need no closer look
-    rough = np.flatnonzero(_correlation(_coarse(a), _coarse(b)) >= ROUGHLY)
-    for whole, parts in ((a[rough], b[rough]), (b[rough], a[rough])):
-        fitted, best = np.float32(parts), np.full(len(rough), -1, np.float32)
-        target = _unit(whole)
-        for rows in _CROPS:
-            cut = rows @ np.float32(parts)
-            for columns in _CROPS:
-                part = cut @ columns.T
-                score = np.einsum("nij,nij->n", target, _unit(part))
-                better = score > best
-                fitted[better], best[better] = part[better], score[better]
+    rough = np.flatnonzero(_correlation(_reduced(a, 8), _reduced(b, 8)) >= ROUGHLY)
+    for first, second in ((a, b), (b, a)):
+        near = rough[_best_crop(first[rough], second[rough], SIDE // 2)[0] >= ALIKE]
+        whole = first[near]
+        best, fitted = _best_crop(whole, second[near], SIDE)
         fine = _correlation(*(np.float32(x) - _BLUR @ x @ _BLUR.T for x in (whole, fitted)))
-        scores[rough] = np.maximum(scores[rough], np.maximum(best, 0) * fine)
+        scores[near] = np.maximum(scores[near], best * fine)
     return scores
+
+
+def _best_crop(whole: np.ndarray, parts: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The crops of `parts` that look most like `whole`, both reduced to `side`: correlations (N,)
+    and float32 (N, side, side)."""
+    target, parts = _unit(_reduced(whole, side)), _reduced(parts, side)
+    best, fitted = np.zeros(len(parts), np.float32), parts.copy()
+    for rows in _CROPS[side]:
+        cut = rows @ parts
+        for columns in _CROPS[side]:
+            part = cut @ columns.T
+            score = np.einsum("nij,nij->n", target, _unit(part))
+            better = score > best
+            best[better], fitted[better] = score[better], part[better]
+    return best, fitted
 
 
 def groups(links: Iterable[tuple]) -> list[list[int]]:
@@ -102,14 +111,18 @@ def _candidates(bits: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarra
                 yield first[keep], second[keep]
 
 
-def _crop(start: float, length: float) -> np.ndarray:
-    """The matrix that cuts a part out of SIDE numbers and stretches it to SIDE, linearly."""
-    at = np.clip((start + (np.arange(SIDE) + 0.5) / SIDE * length) * SIDE - 0.5, 0, SIDE - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(SIDE))).astype(np.float32)
+def _crops(side: int) -> np.ndarray:
+    """(7, side, side) matrices, each of which cuts a part out of `side` numbers and stretches it to
+    `side` again, linearly."""
+    kept = ((1, 0), (0.95, 0), (0.95, 0.025), (0.95, 0.05), (0.9, 0), (0.9, 0.05), (0.9, 0.1))
+    at = [(start + (np.arange(side) + 0.5) / side * n) * side - 0.5 for n, start in kept]
+    at = np.clip(at, 0, side - 1)[..., None]
+    return np.maximum(0, 1 - np.abs(at - np.arange(side))).astype(np.float32)
 
 
-def _coarse(pictures: np.ndarray) -> np.ndarray:
-    return pictures.reshape(-1, 8, SIDE // 8, 8, SIDE // 8).mean((2, 4), dtype=np.float32)
+def _reduced(pictures: np.ndarray, side: int) -> np.ndarray:
+    step = SIDE // side
+    return pictures.reshape(-1, side, step, side, step).mean((2, 4), dtype=np.float32)
 
 
 def _unit(pictures: np.ndarray) -> np.ndarray:
@@ -122,8 +135,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("nij,nij->n", _unit(a), _unit(b))
 
 
-_CROPS = [_crop(s, n) for n, s in ((1, 0), (0.95, 0), (0.95, 0.025), (0.95, 0.05),
-                                   (0.9, 0), (0.9, 0.05), (0.9, 0.1))]  # fmt: skip
+_CROPS = {side: _crops(side) for side in (SIDE, SIDE // 2)}
 # sigma 2; what a blur leaves away is detail
 _BLUR = np.float32([np.exp(-((np.arange(SIDE) - i) ** 2) / 8) for i in range(SIDE)])
 _BLUR /= _BLUR.sum(1, keepdims=True)
