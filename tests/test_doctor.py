@@ -16,6 +16,8 @@ from unetlib.app.doctor import picture, quarantine, suspects, write_page
 from unetlib.data import DataError
 from unetlib.data.doctor import examine
 from unetlib.data.faults import KINDS, SEVERITIES
+from unetlib.data.sources import find_pairs
+from unetlib.data.split import split_fraction
 from unetlib.data.synthetic import write_synthetic
 
 
@@ -374,6 +376,29 @@ def test_every_kind_is_planted():
 
 
 # --- what is not a fault --------------------------------------------------------------------------
+
+
+def test_near_copies_that_a_split_by_names_would_tear_apart(data):
+    (data / "manifest.csv").unlink()
+    for name in ("images", "masks"):
+        shutil.move(data / "train" / name, data / name)
+    shutil.rmtree(data / "train")
+    shutil.rmtree(data / "val")
+    pairs = find_pairs("folder", data).sides[""]
+    sides = {p.id: "val" if split_fraction(p.id) < 0.2 else "train" for p in pairs}
+    torn = next(i for i in map("copy{}".format, range(99)) if split_fraction(i) < 0.2)
+    kept = next(i for i in map("copy{}".format, range(99)) if split_fraction(i) >= 0.2)
+    original = next(p for p in pairs if sides[p.id] == "train")
+    for id, kind in ((kept, "near copy"), (torn, "near copy in train and val")):
+        photo = Image.open(original.image).convert("RGB")
+        photo.save(data / "images" / f"{id}.jpg", quality=40 + len(kind))
+        shutil.copy(original.mask, data / "masks" / f"{id}.png")
+        (found,) = [f for f in examine(data).findings if f.kind.startswith("near copy")]
+        assert found.kind == kind
+    assert "split by their names" in found.reason and str(found.moves[0]).endswith(f"{torn}.jpg")
+    groups = "".join(f"{i},anna\n" for i in (original.id, kept, torn))
+    (data / "manifest.csv").write_text("id,group\n" + groups, "utf-8")
+    assert not [f for f in examine(data).findings if f.kind.startswith("near copy")]
 
 
 def test_near_copies_of_one_group_are_expected_on_one_side(data):

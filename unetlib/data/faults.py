@@ -28,7 +28,10 @@ KINDS = {  # kind: its severity, and what to do
     "full mask": ("error", "Everything is foreground."),
     "blank photo": ("error", "There is nothing to see in it."),
     "same photo in train and val": ("error", "Scores on trained photos mean nothing."),
-    "near copy in train and val": ("error", "Scores on trained photos mean nothing."),
+    "near copy in train and val": (
+        "error",
+        "Give them a group, or keep those of one side.",
+    ),
     "same id in train and val": ("error", "Rename or remove one of them."),
     "same group in train and val": ("error", "Keep the photos of a group on one side."),
     "image without mask": ("warning", "It is left out of training."),

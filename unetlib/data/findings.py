@@ -10,6 +10,7 @@ import numpy as np
 from unetlib.data import manifest, twins
 from unetlib.data.faults import KINDS, Fault
 from unetlib.data.pairs import Found, Pair
+from unetlib.data.split import split_fraction
 
 BEHIND = "background"  # the side of photos that cut-outs are laid over
 
@@ -109,16 +110,24 @@ def _copies(looks: list[Look]) -> Iterator[Finding]:
 
 def _repeated(kind: str, looks: list[Look], how: str = "") -> Iterator[Finding]:
     """Photos that are there several times: across the split those of val would have to go."""
-    looks = sorted(looks, key=lambda look: look.side)  # train before val
-    spare = looks[1:] if kind == "same photo" else []
-    if len({look.side for look in looks} & {"train", "val"}) == 2:
+    near = kind == "near copy"
+    sides = {id(k): k.side or (_side_by_name(k.pair) if near else "") for k in looks}
+    looks = sorted(looks, key=lambda look: sides[id(look)])  # train before val
+    spare = [] if near else looks[1:]
+    if {"train", "val"} <= set(sides.values()):
         kind += " in train and val"
-        spare = spare or [look for look in looks if look.side == "val"]
-    elif len(looks) == 1 or (kind == "near copy" and _one_group(looks)):
+        spare = spare or [look for look in looks if sides[id(look)] == "val"]
+        how += ", when split by their names" * (looks[0].side == "")
+    elif len(looks) == 1 or (near and _one_group(looks)):
         return  # of one group, near copies are what is expected
     reason = _list(look.pair.image for look in looks) + how
     moves = _files(look.pair for look in spare)
     yield _about(kind, reason, [look.pair for look in looks], moves, len(looks))
+
+
+def _side_by_name(pair: Pair) -> str:
+    """Where open_source puts a pair of a set that is not divided, unless it is told otherwise."""
+    return "val" if split_fraction(pair.group or pair.id) < 0.2 else "train"
 
 
 def _names(found: Found) -> Iterator[Finding]:
