@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from unetlib.app.doctor import picture, quarantine, suspects, write_page
-from unetlib.data import DataError
+from unetlib.data import DataError, open_source
 from unetlib.data.doctor import examine
 from unetlib.data.faults import KINDS, SEVERITIES
 from unetlib.data.sources import find_pairs
@@ -376,6 +376,20 @@ def test_every_kind_is_planted():
 
 
 # --- what is not a fault --------------------------------------------------------------------------
+
+
+def test_an_opened_source_is_examined_as_it_was_divided(data, clean, tmp_path):
+    (data / "manifest.csv").unlink()
+    s = Set(data)
+    s.add(*map(recoded, s.read(3)), id="copy", side="val")
+    checkup = examine(open_source("folder", data))
+    assert [f.kind for f in checkup.findings] == ["near copy in train and val"]
+    assert checkup.pairs == {"train": 41, "val": 20}
+    both = open_source(f"folder:{data} + folder:{clean}")
+    kinds = {f.kind for f in examine(both).findings}
+    assert "same photo" in kinds and "same photo in train and val" not in kinds
+    with pytest.raises(ValueError, match="one source at a time"):
+        quarantine(examine(both), tmp_path / "away")
 
 
 def test_near_copies_that_a_split_by_names_would_tear_apart(data):

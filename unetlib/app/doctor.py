@@ -21,7 +21,7 @@ from unetlib.data.findings import Finding
 from unetlib.data.images import ImageError, resize
 from unetlib.data.masks import load_pair
 from unetlib.data.pairs import DataError, Pair
-from unetlib.data.sources import find_pairs
+from unetlib.data.sources import SOURCES, find_pairs
 from unetlib.paths import write_whole
 from unetlib.plots import BLUE, ORANGE, STYLE, Picture, new_figure, overlay
 
@@ -139,7 +139,10 @@ def quarantine(checkup: Checkup, folder: Path) -> list[Path]:
     """Moves what would have to go out of the dataset into `folder`, with the path that it had below
     its root, then what has lost its partner by that. `folder`/moved.csv says of each move, before
     it is made: from, to, reason. Nothing is overwritten; moving back undoes it. Returns the files
-    as they were called before. Raises DataError for a folder within the dataset."""
+    as they were called before. Raises DataError for a folder within the dataset, ValueError for
+    several sources at once."""
+    if checkup.source not in SOURCES:
+        raise ValueError(f"examine one source at a time to move files, not '{checkup.source}'")
     root, folder = Path(os.path.abspath(checkup.root)), folder.resolve()
     if folder.is_relative_to(root.resolve()):
         raise DataError(f"{folder} is within {root}, where it would be read again: take another")
