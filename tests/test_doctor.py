@@ -1,6 +1,7 @@
 """The doctor: every planted fault is found, and nothing else is said."""
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -286,6 +287,49 @@ def no_val(s):
     return "val"
 
 
+def few_train(s):
+    for number in range(3, len(s.train)):
+        s.image(number).unlink()
+        s.mask(number).unlink()
+    (s.root / "manifest.csv").unlink()
+    return "3 photos"
+
+
+def holed(data):
+    """A JPEG with a part that never reached the disk."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(128) + data[middle + 128 :]
+
+
+def exchanged(s):
+    Image.open(s.mask(5)).convert("RGB").save(s.image(5), quality=90)
+    return s.image(5).name
+
+
+def all_moved(s):
+    for side in ("train", "val"):
+        for number in range(len(getattr(s, side))):
+            mask = np.roll(np.array(Image.open(s.mask(number, side))), 16, 1)
+            Image.fromarray(mask).save(s.mask(number, side))
+    return "of 60 masks"
+
+
+def prepared(change):
+    """A manifest as `prepare` writes it, but for the sides that `change` gives (None: no row)."""
+
+    def plant(s):
+        rows, sides = [], change(s)
+        for side in ("train", "val"):
+            for number, id in enumerate(getattr(s, side)):
+                digest = hashlib.sha256(s.image(number, side).read_bytes()).hexdigest()
+                if listed := sides.get(id, side):
+                    rows.append(f"{id},{listed},{digest}\n")
+        (s.root / "manifest.csv").write_text("id,split,sha256\n" + "".join(rows), "utf-8")
+        return s.image(5).name
+
+    return plant
+
+
 def mask_in(width):
     return mask_of(lambda mask: Image.fromarray(mask).resize((width, width)))
 
@@ -299,7 +343,15 @@ FAULTS = {
     "an empty file": ("unreadable", photo_of(lambda data: b"")),
     "no image": ("unreadable", photo_of(lambda data: b"<html>404</html>")),
     "a photo cut off": ("unreadable", photo_of(lambda data: data[: len(data) // 2])),
-    "a photo cut off and closed": ("unreadable", photo_of(repaired)),
+    "a photo cut off and closed": ("grey end", photo_of(repaired)),
+    "a photo with a hole": ("unreadable", photo_of(holed)),
+    "a mask as photo": ("mask as photo", exchanged),
+    "a mask moved": ("mask beside its photo", grey(lambda m: np.roll(m, 16, 1))),
+    "all masks moved": ("masks beside their photos", all_moved),
+    "three pixels": ("hardly a mask", grey(lambda m: np.pad([[255] * 3], ((40, 55), (40, 53))))),
+    "three in train": ("few train photos", few_train),
+    "not listed": ("not in the manifest", prepared(lambda s: {s.train[5]: None})),
+    "moved by hand": ("another side in the manifest", prepared(lambda s: {s.train[5]: "val"})),
     "a mask cut off": ("unreadable", cut_mask),
     "another shape": ("another shape", grey(lambda m: m[10:])),
     "on its side": ("lies on its side", on_its_side),
@@ -591,7 +643,8 @@ def test_quarantine_moves_and_can_be_undone(ill, tmp_path, monkeypatch, far):
     assert contents(ill) == before
 
 
-CURED = [f for f, (kind, _) in FAULTS.items() if KINDS[kind][0] == "error" and kind != "no pairs"]
+WHOLE = ("no pairs", "masks beside their photos")  # no file is to blame
+CURED = [f for f, (kind, _) in FAULTS.items() if KINDS[kind][0] == "error" and kind not in WHOLE]
 
 
 @pytest.mark.parametrize(

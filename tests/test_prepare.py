@@ -160,7 +160,8 @@ def test_resized_upright_and_of_one_size(tmp_path, photo, disc):
 
 
 def test_masks_of_all_kinds_become_grey(tmp_path, photo, disc):
-    matte = disc()
+    matte, folder = disc(), tmp_path / "in"
+    folder.mkdir()
     binary = (matte > 127).astype(np.uint8)
     palette = Image.fromarray(binary, "P")
     palette.putpalette([0, 0, 0, 200, 30, 30])
@@ -183,12 +184,12 @@ def test_masks_of_all_kinds_become_grey(tmp_path, photo, disc):
     }
     pairs = []
     for number, (id, (mask, kind, _, _)) in enumerate(cases.items()):
-        Image.fromarray(photo(seed=number)).save(tmp_path / f"{id}.jpg")
-        path = mask and tmp_path / f"{id}.png"
+        Image.fromarray(photo(seed=number)).save(folder / f"{id}.jpg")
+        path = mask and folder / f"{id}.png"
         if mask:
             mask.save(path)
-        pairs.append(Pair(id, tmp_path / f"{id}.jpg", path, mask_kind=kind))
-    source = Source("mine", tmp_path, tuple(pairs), ())
+        pairs.append(Pair(id, folder / f"{id}.jpg", path, mask_kind=kind))
+    source = Source("mine", folder, tuple(pairs), ())
     put(source, tmp_path / "out")
     check_manifest(tmp_path / "out", source)
     for pair in pairs:
@@ -297,12 +298,13 @@ def check_target(target: str) -> None:
 
 def test_names_of_all_kinds(tmp_path, photo, disc):
     """The files are called 0.jpg, 1.jpg, ...: no file system of ours holds all these ids."""
-    pairs = []
+    pairs, folder = [], tmp_path / "in"
+    folder.mkdir()
     for number, id in enumerate(NAMES):
-        Image.fromarray(photo(seed=number)).save(tmp_path / f"{number}.jpg")
-        Image.fromarray(disc()).save(tmp_path / f"{number}.png")
-        pairs.append(Pair(id, tmp_path / f"{number}.jpg", tmp_path / f"{number}.png"))
-    source = Source("mine", tmp_path, tuple(pairs[:12]), tuple(pairs[12:]))
+        Image.fromarray(photo(seed=number)).save(folder / f"{number}.jpg")
+        Image.fromarray(disc()).save(folder / f"{number}.png")
+        pairs.append(Pair(id, folder / f"{number}.jpg", folder / f"{number}.png"))
+    source = Source("mine", folder, tuple(pairs[:12]), tuple(pairs[12:]))
     put(source, tmp_path / "out", size=16)
     check_manifest(tmp_path / "out", source)
     ids = {row["id"] for row in rows_of(tmp_path / "out")}
@@ -632,8 +634,27 @@ def test_command(make_pairs, tmp_path, monkeypatch):
     copied = call("folder:mine", "--copy", "--into", "copies", "--split", out / "manifest.csv")
     assert copied.exit_code == 0 and "20 photos copied" in copied.output
     vals = [{r["id"] for r in rows_of(o) if r["split"] == "val"}
-            for o in (out, tmp_path / "project/copies")]  # fmt: skip
+            for o in (out, tmp_path / "copies")]  # fmt: skip
     assert vals[0] == vals[1]
+
+
+@pytest.mark.parametrize("into", ["", "sub", "sub/deeper"])
+def test_a_source_is_never_prepared_into_itself(make_pairs, tmp_path, into):
+    root = make_pairs(TWENTY, tmp_path / "mine")
+    source = open_source("folder", root)
+    with pytest.raises(DataError, match="within the source"):
+        put(source, root / "images" / into)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for id in TWENTY:  # photos and cut-outs in one folder
+        photo = Image.open(root / "images" / f"{id}.jpg")
+        photo.save(beside / f"{id}.jpg")
+        photo.putalpha(Image.open(root / "masks" / f"{id}.png"))
+        photo.save(beside / f"{id}_foreground.png")
+    before = sorted(beside.rglob("*"))
+    with pytest.raises(DataError, match="within the source"):
+        put(open_source("folder", beside), beside / into)
+    assert sorted(beside.rglob("*")) == before
 
 
 def test_command_exit_codes(make_pairs, tmp_path, monkeypatch):

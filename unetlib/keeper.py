@@ -53,11 +53,12 @@ def identity(model: nn.Module, config: TrainConfig, loss: nn.Module, loader, wor
     """
     dataset = getattr(loader, "dataset", None)
     names = "\n".join(str(pair.id) for pair in getattr(dataset, "pairs", ()))
+    digest = hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest()[:12]
     spec = getattr(model, "spec", {"name": type(model).__name__})
     return {
         "model": str(spec),
         "number of photos": len(dataset) if hasattr(dataset, "__len__") else 0,
-        "names of the photos": hashlib.sha256(names.encode()).hexdigest()[:12],
+        "names of the photos": digest,
         "preprocessing": str(getattr(dataset, "preprocess", "")),
         "augmentation": str(getattr(dataset, "augment", "")),
         "seed of the data": str(getattr(dataset, "seed", "")),

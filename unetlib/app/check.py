@@ -22,13 +22,17 @@ from unetlib.paths import resolve
 def check(folder, source, html, quarantine, jobs) -> None:
     """Look at every photo and mask in FOLDER (default: data) and say what is wrong.
 
-    Nothing is changed, unless --quarantine is given: DIR/moved.csv then says what came from where.
+    FOLDER may be a source, as in "folder:photos?groups=folder": photos of a group are expected to
+    be alike. Nothing is changed, unless --quarantine is given: DIR/moved.csv then says what came
+    from where. Move bad pairs out of the photos that you prepare from, not out of the copies.
     Exit code 0: nothing would spoil training, 1: something would, 2: a wrong request.
     """
     from unetlib.app import doctor
     from unetlib.data.doctor import examine
 
     sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    if html and Path(html).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html {html}: a page ends in .html")
     away = Path(quarantine).expanduser().absolute() if quarantine else None
     checkup = examine(folder, source, jobs=jobs)
     click.echo(checkup.text())

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -9,7 +10,7 @@ import click
 @click.command(short_help="Put a dataset into data/ as plain photos and masks.")
 @click.argument("spec")
 @click.option("--root", metavar="FOLDER", help="Where the source is, if SPEC does not say so.")
-@click.option("--into", default="data", show_default=True, metavar="FOLDER", help="Where to.")
+@click.option("--into", metavar="FOLDER", help="Where to [data/ of the project].")
 @click.option(
     "--size", type=click.IntRange(0), default=0, metavar="PIXELS",
     help="Longer side of the photos, at most [as they are].",
@@ -39,9 +40,10 @@ def prepare(spec, root, into, size, copy, split, val_fraction, seed, jobs) -> No
     from unetlib.data.prepare import prepare as run
     from unetlib.data.sources import open_source
 
+    target = Path(into).expanduser().absolute() if into else "data"
     source = open_source(spec, root, val_fraction=val_fraction, seed=seed, split=split)
     click.echo(source.describe())
     start = time.perf_counter()
-    result = run(source, into, size, jobs, link=not copy)
+    result = run(source, target, size, jobs, link=not copy)
     click.echo(f"{result.describe()}\nin {time.perf_counter() - start:.1f} s")
     sys.exit(1 if result.failed else 0)

@@ -3,17 +3,15 @@
 import json
 from array import array
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unetlib.data.download import cache_dir, fetch, fetch_all, unpack_zip
-from unetlib.data.folders import listing, locate
 from unetlib.data.images import MAX_PIXELS
-from unetlib.data.layouts import below, find_folder
+from unetlib.data.layouts import below, find_folder, open_folder
 from unetlib.data.pairs import DataError, Found, Skipped
-from unetlib.data.rendered import Drawing, join_drawn, masks_dir
+from unetlib.data.rendered import join_drawn, masks_dir
 from unetlib.paths import resolve, write_whole
 
 ANNOTATIONS_URL = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
@@ -21,7 +19,7 @@ EXPECTED = (
     "Expected {root}/annotations/instances_train2017.json and {root}/train2017/*.jpg, likewise "
     "val2017, from https://cocodataset.org/#download; download=True fetches what is missing"
 )
-_SIDES = ("train", "val")
+_INSTANCES = {side: f"annotations/instances_{side}2017.json" for side in ("train", "val")}
 _PERSON = 1  # its category in COCO
 
 
@@ -41,8 +39,8 @@ def find(
     given, fetches the annotations (241 MB) and then the photos that are kept and missing. Masks are
     drawn once, into the cache. Needs pycocotools. Raises DataError, DownloadError.
     """
-    numbers = all(isinstance(share, int | float) for share in (low, high))
-    if not numbers or not 0 <= low < high <= 1:
+    shares = (low, high)
+    if not all(isinstance(s, int | float) for s in shares) or not 0 <= low < high <= 1:
         raise ValueError(f"low and high are shares, 0 <= low < high <= 1, not {low} and {high}")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit must be a whole number above 0, not {limit}")
@@ -50,59 +48,53 @@ def find(
     folder = Path(root) if root else cache_dir() / "coco"
     if download:
         folder = resolve(folder)
-        if not (folder.is_dir() and _find(folder)):
+        if not _find(folder):
             archive = fetch(ANNOTATIONS_URL, cache_dir() / "coco" / Path(ANNOTATIONS_URL).name)
             unpack_zip(archive, folder)
-    folder = locate(folder, EXPECTED)
-    if not (base := _find(folder)):
-        raise DataError(f"{folder} has no annotations of COCO 2017. {listing(folder, EXPECTED)}")
+    base = open_folder(folder, "COCO 2017", EXPECTED, _find)
     found = Found(base, {})
-    for side in _SIDES:
-        file = _instances(base, side)
-        if file:
-            _side(found, side, file, (low, high, limit), download)
+    for side, name in _INSTANCES.items():
+        if (base / name).is_file():
+            _add(found, side, base / name, (low, high), limit, download)
     if len(found.sides) == 1:
         found.sides = {"": [*found.sides.values()][0]}
     return found
 
 
-def fits(folder: Path) -> bool:
-    return any(_instances(folder, side) for side in _SIDES)
-
-
 def _find(root: Path) -> Path | None:
-    inner = ("annotations", "images", "train2017", "val2017")
-    return find_folder(root, fits, fits, inner)
+    return find_folder(root, fits, fits, "annotations|images|train2017|val2017")
 
 
-def _instances(folder: Path, side: str) -> Path | None:
-    file = folder / "annotations" / f"instances_{side}2017.json"
-    return file if file.is_file() else None
+def fits(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _INSTANCES.values())
 
 
-def _side(found: Found, side: str, file: Path, choice: tuple, download: bool) -> None:
-    low, high, limit = choice
-    name = f"{side}2017"
+def _add(found: Found, side: str, file: Path, shares, limit, download: bool) -> None:
+    """The pairs of a side, whose annotations are in `file`."""
+    name, keep = f"{side}2017", masks_dir("coco", found.root)
     images = below(found.root, f"{name}|images/{name}") or found.root / name
-    keep = masks_dir("coco", found.root)
-    people = _people(file, keep / f"{side}-{file.stat().st_size}.json")
-    for person in people:
+    chosen: dict[Path, dict] = {}
+    for person in _people(file, keep / f"{side}-{file.stat().st_size}.json"):
+        path = images / person["file"]
         if "error" in person:
             reason = f"its person in {file.name} cannot be drawn: {person['error']}"
-            found.skipped.append(Skipped(images / person["file"], reason, "unreadable"))
-    people = [p for p in people if low <= p.get("share", -1) <= high][:limit]
-    urls = {images / p["file"]: p["urls"] for p in people}
+            found.skipped.append(Skipped(path, reason, "unreadable"))
+        elif shares[0] <= person["share"] <= shares[1] and len(chosen) != limit:
+            chosen[path] = person
+    urls = {path: person["urls"] for path, person in chosen.items()}
     failed = fetch_all(urls, f"COCO {side}") if download else {}
-    photos, drawings = {}, {}
-    for person in people:
-        path, id = images / person["file"], Path(person["file"]).stem
+    photos, codes = {}, {}
+    for path, person in chosen.items():
         if path.is_file():
-            photos[id] = path
-            drawings[id] = Drawing(keep / side / f"{id}.png", file, partial(_draw, person["mask"]))
+            photos[path.stem], codes[path.stem] = path, person["mask"]
         else:
             reason = failed.get(path, "not there; download=True fetches it")
             found.skipped.append(Skipped(path, reason, "mask without image"))
-    found.sides[side], more = join_drawn(photos, drawings, ("{}", "{}"))
+
+    def draw(id: str) -> np.ndarray:
+        return _pycocotools().decode(codes[id]).astype(bool)
+
+    found.sides[side], more = join_drawn(photos, dict.fromkeys(photos, file), keep / side, draw)
     found.skipped += more
 
 
@@ -116,8 +108,8 @@ def _people(file: Path, index: Path) -> list[dict]:
         with open(file, encoding="utf-8") as text:
             content = json.load(text, object_hook=_slim)
         photos = {image["id"]: image for image in content["images"]}
-        persons = [a for a in content["annotations"] if a]
-        counts = Counter(a["image_id"] for a in persons)
+        persons = [person for person in content["annotations"] if person]
+        counts = Counter(person["image_id"] for person in persons)
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"{file} is not an instances file of COCO ({error!r})") from error
     people = []
@@ -170,10 +162,6 @@ def _encode(mask, segmentation, height: int, width: int) -> dict:
     if min(counts) < 0 or sum(counts) != height * width:
         raise ValueError("its run-length code is too short or too long")
     return mask.frPyObjects(segmentation, height, width)
-
-
-def _draw(code: dict) -> np.ndarray:
-    return _pycocotools().decode(code).astype(bool)
 
 
 def _pycocotools():

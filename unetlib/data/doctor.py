@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from unetlib.data import folders, twins
+from unetlib.data import folders, misfit, twins
 from unetlib.data.faults import KINDS, SEVERITIES, mask_faults, photo_faults, size_faults
 from unetlib.data.findings import BEHIND, Finding, Look, judge
-from unetlib.data.images import ImageError, image_size, load_image, opened
+from unetlib.data.images import ImageError, image_size, load_image, opened, resize
 from unetlib.data.masks import load_mask
 from unetlib.data.pairs import Found, Pair, Source, batched
 from unetlib.data.published import detect
-from unetlib.data.sources import find_pairs, read_spec
+from unetlib.data.sources import SOURCES, find_pairs, read_spec
 
 
 @dataclass
@@ -104,7 +104,7 @@ def look_at(job: tuple[str, Pair]) -> Look:
         data = path.read_bytes()
         look.photo, look.photo_wh = hashlib.sha256(data).digest(), image_size(data)
         photo = np.asarray(load_image(data, 128))
-        look.add(path, photo_faults(photo, look.photo_wh, data[:2] == b"\xff\xd8"))
+        look.add(path, photo_faults(photo, look.photo_wh, data))
         if pair.mask is not None:
             path = pair.mask
             with opened(path) as image:
@@ -113,6 +113,10 @@ def look_at(job: tuple[str, Pair]) -> Look:
             look.mask_wh, look.share = matte.shape[::-1], float(matte.mean() / 255)
             look.add(path, size_faults(look.photo_wh, look.mask_wh))
             look.mask = hashlib.sha256(matte.tobytes()).digest()
+            if pair.mask == pair.image:
+                photo = _figure(photo, matte)
+            elif not look.faults:
+                look.fit = misfit.measure(photo, matte)
         look.thumb = twins.thumbnail(photo)
     except (ImageError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ").removeprefix("the given image: ")
@@ -120,7 +124,18 @@ def look_at(job: tuple[str, Pair]) -> Look:
     return look
 
 
+def _figure(photo: np.ndarray, matte: np.ndarray) -> np.ndarray:
+    """What a cut-out shows: its box, filled with its mean colour. Outlines alone are much alike."""
+    inside = resize(matte, photo.shape[:2]) >= 128
+    if not inside.any():
+        return photo
+    box = tuple(slice(i.min(), i.max() + 1) for i in inside.nonzero())
+    return np.where(inside[..., None], photo, photo[inside].mean(0)).astype(np.uint8)[box]
+
+
 def _find(root, name: str, args: dict) -> tuple[Found, str, dict]:
+    if not name and str(root).partition(":")[0] in SOURCES:
+        name, root = root, None  # a spec, as "folder:photos?groups=folder"
     if name:
         term, *more = read_spec(name)
         if more:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
-_RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+from tqdm import tqdm
+
+_PASSING = (408, 429, 500, 502, 503, 504)  # errors of a server that is worth another attempt
 
 
 class DownloadError(RuntimeError):
@@ -38,6 +40,8 @@ def fetch(
     (doubling) apart; answers such as 403 or 404 are not tried again. The length announced by the
     server and, where given, the SHA-256 are verified. Raises DownloadError.
     """
+    import requests  # brings its own certificates, which Python on macOS lacks
+
     path = Path(path)
     if path.is_file() and (sha256 is None or _sha256(path) == sha256.lower()):
         return path
@@ -46,14 +50,15 @@ def fetch(
     resumed = part.exists()
     failures = 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = size_of(part)
         try:
             _receive(url, part, progress)
-        except _Retry as error:
-            grown = part.exists() and part.stat().st_size > before
-            failures = 1 if grown else failures + 1
-            if failures >= retries:
-                raise DownloadError(_by_hand(url, path, str(error))) from error
+        except requests.RequestException as error:
+            failures = 1 if size_of(part) > before else failures + 1
+            answer = error.response
+            if failures >= retries or (answer is not None and answer.status_code not in _PASSING):
+                what = "connection failed" if answer is None else "server answered"
+                raise DownloadError(_by_hand(url, path, f"the {what} ({error})")) from error
             time.sleep(wait * 2 ** (failures - 1))
             continue
         except OSError as error:
@@ -77,39 +82,36 @@ def fetch_all(
     DownloadError when 20 in a row did not: that is no network rather than bad luck. `wait`: see
     fetch.
     """
-    from tqdm.auto import tqdm
-
     missing = [path for path in files if not path.is_file()]
     failed: dict[Path, str] = {}
     in_a_row = 0
-    bar = tqdm(desc=what, total=len(files), initial=len(files) - len(missing), delay=2)
-    with bar, ThreadPoolExecutor(8) as pool:
-        try:
-            waiting = {pool.submit(_first, files[path], path, wait): path for path in missing}
-            for task in as_completed(waiting):
-                bar.update()
-                if reason := task.result():
-                    failed[waiting[task]] = reason
-                in_a_row = in_a_row + 1 if reason else 0
-                if in_a_row >= 20:
-                    raise DownloadError(
-                        f"{in_a_row} {what} in a row could not be downloaded, the last: {reason}"
-                    )
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    def get(path: Path) -> str:
+        """Why no address gave the file; "" if one did."""
+        reason = "it has no address"
+        for url in files[path]:
+            try:
+                fetch(url, path, progress=False, retries=3, wait=wait)
+                return ""
+            except DownloadError as error:
+                reason = str(error)
+        return reason
+
+    pool = ThreadPoolExecutor(8)
+    try:
+        tasks = {pool.submit(get, path): path for path in missing}
+        for task in tqdm(as_completed(tasks), what, len(tasks), delay=2):
+            reason = task.result()
+            in_a_row = in_a_row + 1 if reason else 0
+            if reason:
+                failed[tasks[task]] = reason
+            if in_a_row == 20:
+                raise DownloadError(
+                    f"20 {what} in a row could not be downloaded, the last: {reason}"
+                )
+    finally:
+        pool.shutdown(cancel_futures=True)
     return failed
-
-
-def _first(urls: Sequence[str], path: Path, wait: float) -> str:
-    """Why no address gave the file; "" if one did."""
-    reason = "it has no address"
-    for url in urls:
-        try:
-            fetch(url, path, progress=False, retries=3, wait=wait)
-            return ""
-        except DownloadError as error:
-            reason = str(error)
-    return reason
 
 
 def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
@@ -127,11 +129,9 @@ def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
             wanted = [i for i in archive.infolist() if not i.filename.startswith("__MACOSX/")]
             for info in wanted:
                 name = PurePosixPath(info.filename.replace("\\", "/"))
-                unsafe = None
+                unsafe = "is a link" if stat.S_ISLNK(info.external_attr >> 16) else ""
                 if name.is_absolute() or ".." in name.parts or ":" in info.filename:
                     unsafe = "leads out of the folder"
-                elif stat.S_ISLNK(info.external_attr >> 16):
-                    unsafe = "is a link"
                 if unsafe:
                     raise DownloadError(f"{path} is not safe: '{info.filename}' {unsafe}")
                 if name.parts and (folder / name.parts[0]).exists():
@@ -155,46 +155,39 @@ def unpack_zip(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     return folder
 
 
-class _Retry(Exception):
-    """Worth another attempt."""
-
-
 def _receive(url: str, part: Path, progress: bool) -> None:
-    """One attempt: appends to `part` what is missing. Returns when the file is complete."""
-    import requests  # brings its own certificates, which Python on macOS lacks
-    from tqdm.auto import tqdm
+    """One attempt: appends to `part` what is missing. Returns when the file is complete; raises
+    requests.RequestException."""
+    import requests
 
-    have = part.stat().st_size if part.exists() else 0
+    have = size_of(part)
     # identity: a length and a range of the file itself, not of its compressed form
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-            span = answer.headers.get("Content-Range", "")
-            if answer.status_code == 416:  # nothing behind what we have: complete, or another file
-                if span.rpartition("/")[2] == str(have):
-                    return
-                part.unlink()
-                raise _Retry("the partial download does not fit the file on the server")
-            if answer.status_code in _RETRY_STATUS:
-                raise _Retry(f"the server answered {answer.status_code} {answer.reason}")
-            if not answer.ok:
-                reason = f"the server answered {answer.status_code} {answer.reason}"
-                raise DownloadError(_by_hand(url, part.with_suffix(""), reason))
-            if answer.status_code != 206 or not span.startswith(f"bytes {have}-"):
-                have = 0  # the server ignores ranges: it sends all of it again
-            length = answer.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=not progress)
-            bar.set_description(part.stem)
-            with bar, open(part, "ab" if have else "wb") as file:
-                for chunk in answer.iter_content(1 << 13):  # a chunk cut short is lost
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    except requests.RequestException as error:
-        raise _Retry(f"the connection failed ({error})") from error
-    size = part.stat().st_size
-    if total is not None and size != total:
-        raise _Retry(f"{size} of {total} bytes arrived")
+    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+        span = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416:  # nothing behind what we have: complete, or another file
+            if span.rpartition("/")[2] == str(have):
+                return
+            part.unlink(missing_ok=True)
+            raise requests.ConnectionError("the partial download was of another file")
+        answer.raise_for_status()
+        if answer.status_code != 206 or not span.startswith(f"bytes {have}-"):
+            have = 0  # the server ignores ranges: it sends all of it again
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True,
+                   disable=not progress)  # fmt: skip
+        with bar, open(part, "ab" if have else "wb") as file:
+            for chunk in answer.iter_content(1 << 13):  # a chunk cut short is lost
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and size_of(part) != total:
+        raise requests.ConnectionError(f"{size_of(part)} of {total} bytes arrived")
+
+
+def size_of(file: Path) -> int:
+    """In bytes; 0 for one that is not there."""
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _sha256(path: Path) -> str:

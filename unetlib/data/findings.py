@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unetlib.data import manifest, twins
+from unetlib.data import manifest, misfit, twins
 from unetlib.data.faults import KINDS, Fault
+from unetlib.data.misfit import Fit
 from unetlib.data.pairs import Found, Pair
 from unetlib.data.split import split_fraction
 
@@ -35,7 +36,7 @@ class Finding:
 @dataclass
 class Look:
     """What is kept of a pair that was looked at: sizes are (width, height), `share` is that of the
-    foreground, `thumb` see twins, `photo` and `mask` digests, `faults` (kind, reason, score)."""
+    foreground, `thumb` see twins, `photo` and `mask` digests, `fit` see misfit."""
 
     pair: Pair
     side: str
@@ -45,6 +46,7 @@ class Look:
     thumb: np.ndarray | None = None
     photo: bytes = b""
     mask: bytes = b""
+    fit: Fit | None = None
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, path: Path, faults: list[Fault]) -> None:
@@ -64,6 +66,7 @@ def judge(looks: list[Look], found: Found) -> Iterator[Finding]:
     yield from _names(found)
     yield from _manifest(seen, found)
     yield from _shares(seen)
+    yield from _fits(seen)
 
 
 def _left_out(found: Found) -> Iterator[Finding]:
@@ -80,9 +83,13 @@ def _left_out(found: Found) -> Iterator[Finding]:
         else:
             yield Finding("skipped", reason, (skip.path,))
     count = {side: len(pairs) for side, pairs in found.sides.items() if pairs}
+    if count and len({p.group or p.id for pairs in found.sides.values() for p in pairs}) == 1:
+        yield Finding("no pairs", f"only one pair or group in {found.root}: it cannot be divided")
     for side in ("train", "val") if "train" in count or "val" in count else ("",):
         if not count.get(side) and not count.get(""):
             yield Finding("no pairs", f"no usable pair in {found.root / side}")
+    if 0 < count.get("train", 0) < 10:
+        yield Finding("few train photos", f"{count['train']} photos in train")
     if 0 < count.get("val", 0) < 5:
         yield Finding("few val photos", f"{count['val']} photos in val")
 
@@ -130,6 +137,19 @@ def _side_by_name(pair: Pair) -> str:
     return "val" if split_fraction(pair.group or pair.id) < 0.2 else "train"
 
 
+def _fits(looks: list[Look]) -> Iterator[Finding]:
+    """Masks that do not lie on the edges of their photos."""
+    looks = [look for look in looks if look.fit]
+    median, worse = misfit.judge([k.fit for k in looks], [str(k.pair.mask) for k in looks])
+    if median < 0.65:
+        what = f"half of {len(looks)} masks have their borders where the photo has no edges"
+        yield Finding("masks beside their photos", what, pairs=tuple(k.pair for k in looks[:4]))
+        return
+    for number, why in worse.items():
+        pair = looks[number].pair
+        yield _about("mask beside its photo", f"{pair.mask}: {why}", [pair])
+
+
 def _names(found: Found) -> Iterator[Finding]:
     """Ids and groups that are on both sides, and names that are the same on some systems."""
     train, val = ({p.id: p for p in found.sides.get(side, ())} for side in ("train", "val"))
@@ -167,6 +187,14 @@ def _manifest(looks: list[Look], found: Found) -> Iterator[Finding]:
     for look, column in changed.values():
         reason = f"{look.pair.image}: its {column} is not that in manifest.csv"
         yield _about("changed since the manifest", reason, [look.pair])
+    listed = any(row.get("sha256") for row in rows.values())
+    for look in looks if listed else ():
+        row = rows.get(look.pair.id)
+        if row is None:
+            yield _about("not in the manifest", str(look.pair.image), [look.pair])
+        elif look.side and row.get("split", look.side) != look.side:
+            reason = f"{look.pair.image}: there it is {row['split']}"
+            yield _about("another side in the manifest", reason, [look.pair])
     there = {pair.id for pairs in found.sides.values() for pair in pairs}
     there |= {skip.path.stem for skip in found.skipped}  # named already
     missing = [id for id in rows if id not in there and id.rpartition("/")[2] not in there]
@@ -184,7 +212,12 @@ def _shares(looks: list[Look]) -> Iterator[Finding]:
     away = np.abs(logits - np.median(logits))
     far = max(4.0, 8 * float(np.median(away)))
     for look, share, distance in zip(whole, shares, away, strict=True):
-        if distance > far or not 0.003 < share < 0.97:
+        if not 0.001 < look.share < 0.999:
+            few = look.share < 0.5
+            what = f"{look.share if few else 1 - look.share:.3%} of it"
+            reason = f"{look.pair.mask}: only {what} is {'fore' if few else 'back'}ground"
+            yield _about("hardly a mask", reason, [look.pair], (), float(distance))
+        elif distance > far or not 0.003 < share < 0.97:
             reason = f"{look.pair.mask}: {share:.1%} of it is foreground"
             yield _about("unlike the others", reason, [look.pair], (), float(distance))
 

@@ -42,24 +42,17 @@ def read(root: Path, request: dict) -> dict[str, Row]:
     """Source id -> what was begun or done. Raises DataError for another request."""
     if not (path := root / JOURNAL).is_file():
         return {}
-    rows = {}
     with open(path, encoding="utf-8") as file:
-        try:
-            before = json.loads(file.readline())
-        except ValueError:
-            before = {}
-        for line in file:
-            if line.endswith("]\n"):  # else cut off by a kill
-                row = Row(*json.loads(line))
-                rows[row.id] = row
-    if before != request:
-        known = [f"{key} {before.get(key)}, not {request[key]}" for key in request
-                 if before.get(key) != request[key]]  # fmt: skip
+        before, *lines = file
+    before = json.loads(before)
+    if other := [f"{key} {before.get(key)}, not {value}" for key, value in request.items()
+                 if before.get(key) != value]:  # fmt: skip
         raise DataError(
-            f"{root} was prepared from another source or in another way ({'; '.join(known)}). "
+            f"{root} was prepared from another source or in another way ({'; '.join(other)}). "
             "Nothing was changed: choose another folder (--into)"
         )
-    return rows
+    rows = [Row(*json.loads(line)) for line in lines if line.endswith("]\n")]  # not cut by a kill
+    return {row.id: row for row in rows}
 
 
 def survey(root: Path, rows: dict[str, Row], plan: dict[str, Row]) -> set[str]:

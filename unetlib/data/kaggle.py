@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from unetlib.data.download import DownloadError
-from unetlib.data.folders import listing, locate
-from unetlib.data.layouts import below, find_folder
+from unetlib.data.download import DownloadError, size_of
+from unetlib.data.layouts import below, find_folder, open_folder
 from unetlib.data.pairs import DataError, Found, Pair, match_pairs
 from unetlib.data.split import split_fraction
 
@@ -40,13 +39,9 @@ def find(root=None, *, download: bool | None = None) -> Found:
     Raises DataError, DownloadError.
     """
     if root is None:
-        mounted = [path for path in MOUNTS if Path(path).is_dir()]
-        root = mounted[0] if mounted else _from_kaggle(download is not False)
-    folder = locate(root, _EXPECTED)
-    base = find_folder(folder, fits, fits, ("clip_img", "matting"))
-    if not base:
-        found = listing(folder, _EXPECTED)
-        raise DataError(f"{folder} is not the set AISegment, or half of it. {found}")
+        mounted = next((path for path in MOUNTS if Path(path).is_dir()), None)
+        root = mounted or _from_kaggle(download is not False)
+    base = open_folder(root, "AISegment, or half of it", _EXPECTED, _find)
     pairs, skipped = match_pairs(
         below(base, "clip_img"),
         below(base, "matting"),
@@ -58,6 +53,10 @@ def find(root=None, *, download: bool | None = None) -> Found:
     return Found(base, {"": pairs}, skipped, published=published)
 
 
+def _find(root: Path) -> Path | None:
+    return find_folder(root, fits, fits, "clip_img|matting")
+
+
 def fits(folder: Path) -> bool:
     return bool(below(folder, "clip_img") and below(folder, "matting"))
 
@@ -66,18 +65,13 @@ def published(pairs: list[Pair]) -> dict[str, list[Pair]]:
     """Whole groups, so chosen that val has the published share of the pairs or the next size that
     groups can make. The choice depends on the names of the groups and their sizes alone."""
     sizes = Counter(pair.group for pair in pairs)
-    groups = sorted(sizes, key=split_fraction)
     wanted = round(len(pairs) * PUBLISHED_VAL / (PUBLISHED_TRAIN + PUBLISHED_VAL))
-    reachable = [1]  # bit n: the groups so far can make n pairs
-    for group in groups:
-        reachable.append(reachable[-1] | reachable[-1] << sizes[group])
-    possible = [n for n in range(1, len(pairs)) if reachable[-1] >> n & 1]
-    total = min(possible, key=lambda n: abs(n - wanted), default=0)
-    val = set()
-    for group, before in zip(reversed(groups), reversed(reachable[:-1]), strict=True):
-        if not before >> total & 1:
-            val.add(group)
-            total -= sizes[group]
+    choices: dict[int, tuple[str, ...]] = {0: ()}  # a number of pairs -> groups that have so many
+    for group in sorted(sizes, key=split_fraction):
+        more = {n + sizes[group]: (*choice, group) for n, choice in choices.items()}
+        choices = more | choices
+    possible = sorted(n for n in choices if 0 < n < len(pairs))
+    val = choices[min(possible, key=lambda n: abs(n - wanted), default=0)]
     return {
         "train": [pair for pair in pairs if pair.group not in val],
         "val": [pair for pair in pairs if pair.group in val],
@@ -102,18 +96,18 @@ def _from_kaggle(download: bool) -> str:
 
     failures = 0
     while True:
-        before = _size(archive)
+        before = size_of(archive)
         try:
             return kagglehub.dataset_download(f"{OWNER}/{SLUG}/versions/{VERSION}")
         except requests.RequestException as error:
             status = getattr(error.response, "status_code", 500)
-            reason = f"no connection to Kaggle ({error})" if error.response is None else str(error)
-            if status in (401, 403):
-                reason = f"Kaggle asks for a login, run kagglehub.login() ({error})"
-            failures = 1 if _size(archive) > before else failures + 1
+            failures = 1 if size_of(archive) > before else failures + 1
             if (status >= 500 or status == 429) and failures < 3:
                 time.sleep(WAIT)  # kagglehub takes up what arrived
                 continue
+            reason = f"no connection to Kaggle ({error})" if error.response is None else str(error)
+            if status in (401, 403):
+                reason = f"Kaggle asks for a login, run kagglehub.login() ({error})"
         except OSError as error:
             reason = f"it cannot be written below {cache} ({error})"
         except Exception as error:  # a dozen kinds: of archives, of checksums, kagglehub's own
@@ -122,7 +116,3 @@ def _from_kaggle(download: bool) -> str:
             f"AISegment could not be downloaded: {reason}. Try again (what arrived is kept). "
             f"{_BY_HAND}"
         )
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0

@@ -2,10 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from unetlib.data.download import cache_dir, fetch, unpack_zip
 from unetlib.data.folders import listing, locate
@@ -24,6 +23,9 @@ class Row:
     masks: str
     count: int
 
+    def within(self, folder: Path) -> tuple[Path | None, Path | None]:
+        return below(folder, self.images), below(folder, self.masks)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -31,26 +33,22 @@ class Layout:
 
     Attributes:
         title: what people call it.
-        about: its paper.
         page: where it is had by hand.
         rows: its folders.
-        home: its folder below cache_dir(), if its archives bring none.
+        home: where its archives are unpacked, below cache_dir().
         urls: address of an archive -> a folder that comes out of it.
         size: of the download, for people.
         telling: a folder that no other set has; "": only the name of the whole tells.
-        other: another form of it, as `expected` says it.
         mask_suffix, mask_kind: see match_pairs, load_mask.
     """
 
     title: str
-    about: str
     page: str
     rows: tuple[Row, ...]
     home: str = ""
     urls: dict[str, str] = field(default_factory=dict)
     size: str = ""
     telling: str = ""
-    other: str = ""
     mask_suffix: str = ""
     mask_kind: str = "auto"
 
@@ -63,7 +61,7 @@ class Layout:
         found = Found(folder, {})
         sides = [row.side for row in self.rows]
         for row in self.rows:
-            images, masks = below(folder, row.images), below(folder, row.masks)
+            images, masks = row.within(folder)
             if images and masks:
                 suffix, kind = self.mask_suffix, self.mask_kind
                 pairs, skipped = match_pairs(images, masks, suffix, kind, strict=False)
@@ -86,81 +84,78 @@ class Layout:
         if self.urls and (download or (download is None and not root)):
             folder = resolve(folder)
             self.fetch(folder)
-        if not root and not (folder.is_dir() and self.find(folder)):
-            raise DataError(f"{self.title} is not in {folder}. {self._how()}. {self.expected()}")
-        folder = locate(folder, self.expected())
-        if not (found := self.find(folder)):
-            found = listing(folder, self.expected())
-            raise DataError(f"{folder} is not the set {self.title}. {found}. {self._how()}")
-        return found
+        return open_folder(folder, self.title, self.expected(), self.find)
 
     def find(self, root: Path) -> Path | None:
-        """The folder that holds a row of it; see find_folder."""
-        paths = "|".join(f"{r.images}|{r.masks}" for r in self.rows).split("|")
-        return find_folder(root, self.fits, self.tells, [path.split("/")[0] for path in paths])
+        parts = "|".join(f"{row.images}|{row.masks}" for row in self.rows)
+        return find_folder(root, self.fits, self.tells, parts)
 
     def fits(self, folder: Path) -> bool:
-        return any(below(folder, r.images) and below(folder, r.masks) for r in self.rows)
+        return any(all(row.within(folder)) for row in self.rows)
 
     def tells(self, folder: Path) -> bool:
-        """Whether it is this set and no other of the same form."""
+        """Whether it is this set and no other of the same form: by a folder that it alone has, or
+        by its name, whose beginning counts without spaces and signs."""
+        name, title = (re.sub(r"[\W_]", "", text).lower() for text in (folder.name, self.title))
         telling = self.telling and below(folder, self.telling)
-        return bool((telling or same_name(folder, self.title)) and self.fits(folder))
+        return bool(telling or name.startswith(title)) and self.fits(folder)
 
     def fetch(self, folder: Path) -> None:
         """Downloads and unpacks the archives whose folders are not there."""
-        at = (folder.is_dir() and self.find(folder)) or folder
-        if all(below(at, r.images) and below(at, r.masks) for r in self.rows):
+        at = self.find(folder) or folder
+        if all(all(row.within(at)) for row in self.rows):
             return
-        new = []
-        for url, creates in self.urls.items():
-            if not (at / creates).is_dir():
-                archive = cache_dir() / self.home / Path(urlsplit(url).path).name
-                unpack_zip(fetch(url, archive), at)
-                new += [archive, (self.find(folder) or at) / creates]
+        missing = [url for url, creates in self.urls.items() if not (at / creates).is_dir()]
+        archives = [fetch(url, cache_dir() / self.home / Path(url).name) for url in missing]
+        for archive in archives:
+            unpack_zip(archive, at)
         at = self.find(folder) or at
         for row in self.rows:
-            counts = [_count(at, row.images), _count(at, row.masks)]
+            counts = [len([*image_files(f, [])]) if f else 0 for f in row.within(at)]
             if counts != [row.count] * 2:
+                new = [*archives, *(at / self.urls[url] for url in missing)]
                 raise DataError(
                     f"{at} holds {counts[0]} images and {counts[1]} masks instead of {row.count} "
                     f"each. Delete what was downloaded, then try again: {', '.join(map(str, new))}"
                 )
 
     def expected(self) -> str:
-        """What its folder should look like."""
+        """What its folder should look like, and how to get it."""
         rows = [
-            f"{r.images.split('|')[0]}/NAME.jpg with "
-            f"{r.masks.split('|')[0]}/NAME{self.mask_suffix}.png"
-            for r in self.rows
+            f"{row.images.split('|')[0]}/NAME.jpg with "
+            f"{row.masks.split('|')[0]}/NAME{self.mask_suffix}.png"
+            for row in self.rows
         ]
-        return "Expected in it: " + ", ".join(rows) + self.other
-
-    def _how(self) -> str:
         how = f"Download it from {self.page}, unpack it and give its folder as root"
         if self.urls:
             how = f"Give its folder as root, or download=True to fetch {self.size} from {self.page}"
-        return how
+        return f"Expected in {self.title}: {', '.join(rows)}. {how}"
 
 
 def find_folder(
-    root: Path,
-    fits: Callable[[Path], bool],
-    tells: Callable[[Path], bool],
-    inner: Iterable[str] = (),
+    root: Path, fits: Callable[[Path], bool], tells: Callable[[Path], bool], parts: str
 ) -> Path | None:
-    """The folder of a set: `root` if it fits; one of those one or two levels below it that tell;
-    or the folder above, if `root` is called like a part of the set (`inner`) and that fits. Raises
-    DataError for several."""
+    """The folder of a set: `root` if it fits; the folder above, if `root` is one of the `parts`,
+    `a|b/c`, and that fits; or one that tells, one or two levels below. Raises DataError for
+    several."""
     if fits(root):
         return root
-    if root.name.lower() in (name.lower() for name in inner) and fits(root.parent):
+    if root.name.lower() in re.split("[|/]", parts.lower()) and fits(root.parent):
         return root.parent
     found = next(filter(None, ([f for f in level if tells(f)] for level in levels(root))), [])
     if len(found) > 1:
-        several = ", ".join(str(folder) for folder in found[:5])
+        several = ", ".join(map(str, found[:5]))
         raise DataError(f"{len(found)} folders could be meant. Give one of them as root: {several}")
     return found[0] if found else None
+
+
+def open_folder(root, title: str, expected: str, find: Callable[[Path], Path | None]) -> Path:
+    """What `find` finds in a folder that a person named. Raises DataError that says what is
+    `expected` in it."""
+    folder = locate(root, expected)
+    if not (found := find(folder)):
+        raise DataError(f"{folder} is not the set {title}. {listing(folder, expected)}")
+    return found
 
 
 def levels(root: Path) -> Iterator[list[Path]]:
@@ -175,19 +170,12 @@ def levels(root: Path) -> Iterator[list[Path]]:
 def below(folder: Path, names: str) -> Path | None:
     """The first of the folders `a|b/c` that is there, in whatever case it is written."""
     for name in names.split("|"):
-        here: Path | None = folder
-        for part in name.split("/"):
-            inside = folders_in(here) if here else []
-            here = next((f for f in inside if f.name.lower() == part.lower()), None)
+        here = [folder]
+        for part in name.lower().split("/"):
+            here = [f for above in here for f in folders_in(above) if f.name.lower() == part]
         if here:
-            return here
+            return here[0]
     return None
-
-
-def same_name(folder: Path, title: str) -> bool:
-    """Whether the name of a folder begins like that of a set, but for what is no letter."""
-    name, wanted = (re.sub("[^a-z0-9]", "", text.lower()) for text in (folder.name, title))
-    return name.startswith(wanted)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -198,8 +186,3 @@ def folders_in(folder: Path) -> list[Path]:
     except OSError:
         return []
     return [folder / name for name in sorted(names) if not name.startswith((".", "__MACOSX"))]
-
-
-def _count(folder: Path, names: str) -> int:
-    found = below(folder, names)
-    return sum(1 for _ in image_files(found, [])) if found else 0

@@ -117,9 +117,7 @@ def target_ids(ids: Iterable[str], known: dict[str, str]) -> dict[str, str]:
 
 def _safe(name: str) -> str:
     usual = unicodedata.normalize("NFC", name)
-    safe = _FORBIDDEN.sub("_", usual).rstrip(". ")
-    if safe.startswith("."):
-        safe = "_" + safe[1:]
+    safe = re.sub(r"^\.", "_", _FORBIDDEN.sub("_", usual).rstrip(". "))
     if _SPECIAL.fullmatch(safe.partition(".")[0]):
         safe = "_" + safe
     return safe if safe == usual else f"{safe}~{_mark(name)}"

@@ -156,14 +156,14 @@ def batched(items: Sequence, n: int) -> Iterator[Sequence]:
 
 def _faults(pair: Pair) -> list[Skipped]:
     sizes, faults = [], []
-    for path in (pair.image, pair.mask):
+    for path in dict.fromkeys((pair.image, pair.mask)):
         try:
             sizes.append(whole_size(path))
         except ImageError as error:
             faults.append(Skipped(path, str(error).removeprefix(f"{path}: "), "unreadable"))
-    if len(sizes) == 2:
+    if not faults:
         try:
-            check_shape(pair.image, sizes[0], pair.mask, sizes[1])
+            check_shape(pair.image, sizes[0], pair.mask, sizes[-1])
         except DataError as error:
             faults.append(Skipped(pair.mask, str(error), "shape"))
     return faults
@@ -223,6 +223,8 @@ def image_files(folder: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Pat
         elif path.suffix.lower() not in SUFFIXES:
             known = " ".join(s[1:] for s in SUFFIXES)
             skipped.append(Skipped(path, f"not a known image type ({known})", "unknown type"))
+        elif path.exists() and not path.is_file():  # a pipe would never end
+            skipped.append(Skipped(path, "not a file", "unknown type"))
         else:
             id = path.relative_to(folder).with_name(path.name[: -len(path.suffix)]).as_posix()
             # macOS stores accents decomposed; zip files carry that elsewhere

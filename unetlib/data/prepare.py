@@ -4,7 +4,7 @@ root/manifest.csv, here the source "folder".
 
 import os
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +20,7 @@ from unetlib.data import journal, manifest
 from unetlib.data.images import ImageError, image_size, load_image, opened, resize
 from unetlib.data.journal import Row
 from unetlib.data.masks import load_mask, load_pair
-from unetlib.data.pairs import DataError, Pair, Skipped, Source
+from unetlib.data.pairs import DataError, Pair, Skipped, Source, batched
 from unetlib.paths import resolve, whole, write_whole
 
 VERSION = 1  # of what is written for the same request
@@ -40,10 +40,11 @@ class Prepared:
     def describe(self) -> str:
         """Counts, then every failure by name."""
         how = ", ".join(f"{n:,} {what}" for what, n in sorted(self.counts.items(), reverse=True))
-        lines = [f"{self.made:,} pairs prepared in {self.root}{how and f' ({how})'}"]
-        lines[0] += f", {self.kept:,} kept from before" if self.kept else ""
-        lines += [f"{len(self.failed):,} left out:"] if self.failed else []
-        return "\n".join(lines + [f"  {skip.path}: {skip.reason}" for skip in self.failed])
+        text = f"{self.made:,} pairs prepared in {self.root}"
+        text += f" ({how})" if how else ""
+        text += f", {self.kept:,} kept from before" if self.kept else ""
+        text += f"\n{len(self.failed):,} left out:" if self.failed else ""
+        return text + "".join(f"\n  {skip.path}: {skip.reason}" for skip in self.failed)
 
 
 def prepare(
@@ -71,13 +72,16 @@ def prepare(
             wrote for another source, size or split. None of them is changed.
         OSError: a file could not be written, as on a full disk. What is done stays.
     """
-    if size < 0 or (workers is not None and workers < 1):
-        raise ValueError(f"size is at least 0 and workers at least 1, not {size} and {workers}")
+    if size < 0:
+        raise ValueError(f"size is at least 0, not {size}")
     root = resolve(root)
-    request = {"version": VERSION, "source": source.name, "size": size}
-    request["from"] = os.path.realpath(source.root)
-    rows = journal.read(root, request)
+    request = {"version": VERSION, "source": source.name, "size": size,
+               "from": os.path.realpath(source.root)}  # fmt: skip
     pairs = {p.id: (side, p) for side in ("train", "val") for p in getattr(source, side)}
+    for read_from in {_folder_of(pair) for _, pair in pairs.values()}:
+        if Path(os.path.realpath(root)).is_relative_to(os.path.realpath(read_from)):
+            raise DataError(f"{root} is within the source, {read_from}: choose another (--into)")
+    rows = journal.read(root, request)
     targets = manifest.target_ids(pairs, {row.id: row.target for row in rows.values()})
     plan = {}
     for id, (side, pair) in pairs.items():
@@ -94,70 +98,63 @@ def prepare(
         if row[:4] != plan[id][:4] or not done(row) or row.stamp != journal.stamp(pair):
             todo.append((pair, plan[id]))
     result = Prepared(root, kept=len(plan) - len(todo))
-    if todo:
-        with _advice(result, len(plan)):
-            _make_all(root, todo, rows, present, request, link, workers, progress, result)
-    listed = [
-        (row.target, pair.source or source.name, row.split, pair.group, row.size, row.sha256,
-         row.share, ";".join(pair.tags))
-        for id, (_, pair) in pairs.items() if done(row := rows.get(id, plan[id]))
-    ]  # fmt: skip
-    if not listed:
-        raise DataError(f"no usable pair in {source.root}: {result.describe()}")
-    content = manifest.text(listed).encode(errors="replace")
-    if not (path := root / "manifest.csv").is_file() or path.read_bytes() != content:
-        with _advice(result, len(plan)):
-            write_whole(path, content)
-    return result
-
-
-@contextmanager
-def _advice(result: Prepared, count: int) -> Iterator[None]:
-    """What to do when a file cannot be written."""
     try:
-        yield
+        if todo:
+            _make_all(result, request, todo, rows, present, link, workers, progress)
+        listed = [
+            (row.target, pair.source or source.name, row.split, pair.group, row.size, row.sha256,
+             row.share, ";".join(pair.tags))
+            for id, (_, pair) in pairs.items() if done(row := rows.get(id, plan[id]))
+        ]  # fmt: skip
+        if not listed:
+            raise DataError(f"no usable pair in {source.root}: {result.describe()}")
+        content = manifest.text(listed).encode(errors="replace")
+        if not (path := root / "manifest.csv").is_file() or path.read_bytes() != content:
+            write_whole(path, content)
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{error.strerror or error}: {result.kept + result.made} of {count} pairs are done and "
-            "stay. Make room (or repair the cause) and run the same again: it goes on",
-            str(error.filename or result.root),
+            f"{error.strerror or error}: {result.kept + result.made} of {len(plan)} pairs are done "
+            "and stay. Make room (or repair the cause) and run the same again: it goes on",
+            str(error.filename or root),
         ) from error
+    return result
 
 
-def _make_all(root, todo, rows, present, request, link, workers, progress, result) -> None:
+def _folder_of(pair: Pair) -> Path:
+    """The folder that a photo was found in, or below."""
+    folder = pair.image.parent
+    for part in reversed(pair.id.split("/")[:-1]):
+        if folder.name != part:
+            break
+        folder = folder.parent
+    return folder
+
+
+def _make_all(result, request, todo, rows, present, link, workers, progress) -> None:
     """Makes pairs in threads (Pillow and OpenCV release the GIL) and keeps the journal."""
+    root, size, workers = result.root, request["size"], workers or os.cpu_count() or 1
     for folder in ("train/images", "train/masks", "val/images", "val/masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-
-    def finish() -> None:
-        row, how = running.popleft().result()
-        bar.update()
-        if isinstance(row, Skipped):
-            result.failed.append(row)
-        else:
-            note(row)
-            present.update(row.files)
-            result.made += 1
-            result.counts.update(how)
-
-    if workers is None:
-        own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-        workers = len(own) or os.cpu_count() or 1
     bar = tqdm(desc="preparing", unit="pair", total=len(todo) + result.kept, initial=result.kept,
                mininterval=0.5, disable=not progress)  # fmt: skip
-    threads, pool, running = cv2.getNumThreads(), ThreadPoolExecutor(workers), deque()
+    threads, pool = cv2.getNumThreads(), ThreadPoolExecutor(workers)
     cv2.setNumThreads(1)
     try:
         with bar, journal.noting(root, request, rows) as note:
-            for pair, row in todo:
-                if rows.get(row.id, ())[:4] != row[:4]:
-                    note(row)  # from now on these files are our own
-                running.append(pool.submit(_make, pair, row, root, request["size"], link))
-                if len(running) >= 4 * workers:
-                    finish()
-            while running:
-                finish()
+            for block in batched(todo, 16 * workers):  # the memory of a queue of all would grow
+                for _, row in block:
+                    if rows.get(row.id, ())[:4] != row[:4]:
+                        note(row)  # from now on these files are our own
+                for row, how in pool.map(lambda job: _make(*job, root, size, link), block):
+                    bar.update()
+                    if isinstance(row, Skipped):
+                        result.failed.append(row)
+                    else:
+                        note(row)
+                        present.update(row.files)
+                        result.made += 1
+                        result.counts.update(how)
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
@@ -168,19 +165,17 @@ def _make(pair: Pair, row: Row, root: Path, size: int, link: bool) -> tuple:
     try:
         row = row._replace(stamp=journal.stamp(pair), sha256=manifest.photo_digest(pair))
         rgb, mask, (w, h) = _seen(pair, size)
-        plain = not size and _is_plain(pair.mask, mask)
+        plain = pair.mask and not size and _is_plain(pair.mask, mask)
     except (ImageError, OSError) as error:
         reason = str(error).removeprefix(f"{pair.image}: ")
         return Skipped(pair.image, reason, "unreadable"), ()
     image, grey = (root / name for name in row.files)
-    for path in (image, grey):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    how = "composited" if pair.background else "resized" if size else ""
-    if how:
+    if rgb is None:
+        how = _put(pair.image, image, link)
+    else:
+        how = "composited" if pair.background else "resized"
         with _fresh(image) as part:
             Image.fromarray(rgb).save(part, "JPEG", quality=95, subsampling=0)
-    else:
-        how = _put(pair.image, image, link)
     if plain:
         what = _put(pair.mask, grey, link)
     else:
@@ -210,10 +205,8 @@ def _seen(pair: Pair, size: int) -> tuple[np.ndarray | None, np.ndarray, tuple[i
     return rgb, mask, wh
 
 
-def _is_plain(path: Path | None, mask: np.ndarray) -> bool:
+def _is_plain(path: Path, mask: np.ndarray) -> bool:
     """Whether a file is an 8-bit grey PNG with these very values."""
-    if path is None:
-        return False
     with opened(path) as image:
         plain = image.format == "PNG" and image.mode == "L" and not image.has_transparency_data
         return plain and np.array_equal(np.asarray(image), mask)
@@ -231,8 +224,9 @@ def _put(source: Path, target: Path, link: bool) -> str:
 
 @contextmanager
 def _fresh(path: Path) -> Iterator[Path]:
-    """`whole`, but never through what a killed process of the same number left, which may be a
-    link to an original."""
+    """`whole` in any folder, and never through what a killed process of the same number left, which
+    may be a link to an original."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         part.unlink(missing_ok=True)
         yield part

@@ -30,14 +30,14 @@ class _Pet(Layout):
         if not all(file.is_file() for file in lists.values()):
             return found
         pairs = {pair.id: pair for pair in found.sides[""]}
-        named = {s.path.stem for s in found.skipped}
+        named = {skip.path.stem for skip in found.skipped}
         found.sides = {"train": [], "val": []}
         for side, file in lists.items():
             for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
-                words = line.split()
-                if not words or line.startswith("#"):
+                if not line.strip() or line.startswith("#"):
                     continue
-                name, species = words[0], _SPECIES.get("".join(words[2:3]))
+                name, *facts = line.split()
+                species = _SPECIES.get("".join(facts[1:2]))
                 if name in pairs and species:
                     tags = (species, name.rpartition("_")[0].lower())
                     found.sides[side].append(replace(pairs.pop(name), tags=tags))
@@ -52,7 +52,7 @@ class _Pet(Layout):
         return found
 
     def fetch(self, folder: Path) -> None:
-        if folder.is_dir() and self.find(folder):
+        if self.find(folder):
             return
         from torchvision.datasets import OxfordIIITPet
 
@@ -77,7 +77,7 @@ class _Pet(Layout):
 LAYOUTS = {
     "pennfudan": Layout(
         "PennFudanPed",
-        "Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007",
+        # Wang, Shi, Song, Shen: Object Detection Combining Recognition and Segmentation, ACCV 2007
         _PENN + "/",
         (Row("", "PNGImages", "PedMasks", 170),),
         urls={f"{_PENN}/PennFudanPed.zip": "PNGImages"}, size="54 MB",
@@ -85,7 +85,7 @@ LAYOUTS = {
     ),
     "duts": Layout(
         "DUTS",
-        "Wang et al.: Learning to Detect Salient Objects with Image-level Supervision, CVPR 2017",
+        # Wang et al.: Learning to Detect Salient Objects with Image-level Supervision, CVPR 2017
         _DUTS + "/",
         (Row("train", "DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask", 10553),
          Row("val", "DUTS-TE/DUTS-TE-Image", "DUTS-TE/DUTS-TE-Mask", 5019)),
@@ -94,7 +94,7 @@ LAYOUTS = {
     ),
     "ecssd": Layout(
         "ECSSD",
-        "Shi, Yan, Xu, Jia: Hierarchical Image Saliency Detection on Extended CSSD, TPAMI 2016",
+        # Shi, Yan, Xu, Jia: Hierarchical Image Saliency Detection on Extended CSSD, TPAMI 2016
         f"{_CUHK}/dataset.html",
         (Row("", _IMAGES, _MASKS, 1000),),
         home="ecssd", size="about 70 MB", telling="ground_truth_mask",
@@ -102,41 +102,38 @@ LAYOUTS = {
     ),
     "hku_is": Layout(
         "HKU-IS",
-        "Li, Yu: Visual Saliency Based on Multiscale Deep Features, CVPR 2015",
+        # Li, Yu: Visual Saliency Based on Multiscale Deep Features, CVPR 2015
         "https://i.cs.hku.hk/~gbli/deep_saliency.html",
         (Row("", "imgs|" + _IMAGES, "gt|" + _MASKS, 4447),),
-        home="hku_is",
     ),
     "pascal_s": Layout(
         "PASCAL-S",
-        "Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation, CVPR 2014",
+        # Li, Hou, Koch, Rehg, Yuille: The Secrets of Salient Object Segmentation, CVPR 2014
         "http://cbs.ic.gatech.edu/salobj/",
         (Row("", "datasets/imgs/pascal|imgs/pascal|" + _IMAGES,
              "datasets/masks/pascal|masks/pascal|" + _MASKS, 850),),
-        home="pascal_s", telling="datasets/masks/pascal|masks/pascal",
+        telling="datasets/masks/pascal|masks/pascal",
         mask_kind="matte",  # the share of people who chose a thing
     ),
     "sod": Layout(
         "SOD",
-        "Movahedi, Elder: Design and Perceptual Validation of Performance Measures for Salient "
-        "Object Segmentation, CVPR Workshops 2010",
+        # Movahedi, Elder: Design and Perceptual Validation of Performance Measures for Salient
+        # Object Segmentation, CVPR Workshops 2010
         "http://elderlab.yorku.ca/SOD/",
         (Row("", "imgs|" + _IMAGES, "gt|" + _MASKS, 300),),
-        home="sod",
     ),
     "p3m10k": Layout(
         "P3M-10k",
-        "Li, Ma, Zhang, Tao: Privacy-Preserving Portrait Matting, ACM Multimedia 2021",
+        # Li, Ma, Zhang, Tao: Privacy-Preserving Portrait Matting, ACM Multimedia 2021
         "https://github.com/JizhiziLi/P3M",
         (Row("train", "train/blurred_image", "train/mask", 9421),
          Row("val", "validation/P3M-500-P/blurred_image", "validation/P3M-500-P/mask", 500),
          Row("val", "validation/P3M-500-NP/original_image", "validation/P3M-500-NP/mask", 500)),
-        home="p3m10k", mask_kind="matte",
-        telling="train/blurred_image|validation/P3M-500-P|validation/P3M-500-NP",
+        mask_kind="matte", telling="train/blurred_image|validation/P3M-500-P|validation/P3M-500-NP",
     ),
     "pet": _Pet(
         "Oxford-IIIT-Pet",
-        "Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012",
+        # Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012
         _OXFORD + "/",
         (Row("", "images", "annotations/trimaps", 7390),),
         urls={f"{_OXFORD}/data/{n}.tar.gz": n for n in ("images", "annotations")},
@@ -155,12 +152,9 @@ _TELL |= {"aisegment": kaggle.fits, "coco": coco.fits}
 def detect(root) -> str | None:
     """The name of the published set that is in a folder or, unless it has photos of one's own as
     `folders.find` reads them, up to two levels below it."""
-    root = Path(root)
-    for level in levels(root):
-        for folder in level:
-            for name, tells in _TELL.items():
-                if tells(folder):
-                    return name
-        if below(root, "images|cutouts|train/images|train/cutouts"):
-            return None
+    for level in levels(Path(root)):
+        names = (name for folder in level for name, tells in _TELL.items() if tells(folder))
+        found = next(names, None)
+        if found or below(root, "images|cutouts|train/images|train/cutouts"):
+            return found
     return None

@@ -59,9 +59,7 @@ def read_spec(spec: str) -> list[Term]:
 
     terms = []
     for text in re.split(r"\s\+(?=\s|$)", spec):
-        found = re.fullmatch(
-            r"(?:([\d.eE+-]+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(.*))?", text.strip()
-        )
+        found = _TERM.fullmatch(text.strip())
         if not found:
             raise ValueError(
                 f"source '{text}' is not of the form [WEIGHT*]NAME[:FOLDER][?KEY=VALUE]"
@@ -180,7 +178,7 @@ def _divided(name: str, found: Found, val_fraction: float, seed: int, split: str
     root, sides, skipped = found.root, found.sides, list(found.skipped)
     for skip in skipped:
         if skip.kind == "shape":
-            raise DataError(skip.reason)
+            raise DataError(f"{skip.reason}. `unetlib check` lists all such pairs")
     if split not in ("", "hash", "published"):
         sides, more = manifest.divide(split, [p for side in sides.values() for p in side])
         skipped += more

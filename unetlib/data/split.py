@@ -8,7 +8,7 @@ from unetlib.data.pairs import DataError, Pair
 
 def split_fraction(id: str, seed: int = 0) -> float:
     """A number in [0, 1) that depends on the id and the seed alone, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{id}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a float, never 1.0
 
 

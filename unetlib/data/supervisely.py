@@ -4,7 +4,6 @@ import base64
 import json
 import unicodedata
 import zlib
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,7 @@ import numpy as np
 from unetlib.data.images import MAX_PIXELS, opened
 from unetlib.data.layouts import Layout, Row, below, find_folder, folders_in
 from unetlib.data.pairs import SUFFIXES, DataError, Found, Skipped, files_by_stem
-from unetlib.data.rendered import Drawing, join_drawn, masks_dir
+from unetlib.data.rendered import join_drawn, masks_dir
 
 
 class Supervisely(Layout):
@@ -26,7 +25,7 @@ class Supervisely(Layout):
     """
 
     def find(self, root: Path) -> Path | None:
-        return find_folder(root, self.fits, self.tells, ("img", "ann", "images", "masks"))
+        return find_folder(root, self.fits, self.tells, "img|ann|images|masks")
 
     def fits(self, folder: Path) -> bool:
         return bool(_parts(folder)) or super().fits(folder)
@@ -38,14 +37,16 @@ class Supervisely(Layout):
         root = self.place(root, download)
         return _annotated(root) if _parts(root) else super().open(root)
 
+    def expected(self) -> str:
+        other = "As Supervisely itself gives it: ds1/img/NAME.png with ds1/ann/NAME.png.json, ds2/"
+        return f"{super().expected()}. {other}"
+
 
 LAYOUT = Supervisely(
     "Supervisely Person",
-    "Supervisely, 2018: https://app.supervisely.com/ecosystem/projects/supervisely-person-dataset",
+    # Supervisely, 2018: https://app.supervisely.com/ecosystem/projects/supervisely-person-dataset
     "https://www.kaggle.com/datasets/tapakah68/supervisely-filtered-segmentation-person-dataset",
     (Row("", "images", "masks", 2667),),
-    home="supervisely",
-    other=", or ds1/img/NAME.png with ds1/ann/NAME.png.json, ds2/",
 )
 
 
@@ -54,27 +55,27 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _annotated(root: Path) -> Found:
-    found = Found(root, {})
     photos: dict[str, Path | None] = {}
-    drawings: dict[str, Drawing] = {}
-    keep = masks_dir("supervisely", root)
+    annotations: dict[str, Path] = {}
+    skipped: list[Skipped] = []
     for part in _parts(root):
-        for id, path in files_by_stem(below(part, "img"), found.skipped).items():
+        for id, path in files_by_stem(below(part, "img"), skipped).items():
             photos[f"{part.name}/{id}"] = path
         for file in sorted(below(part, "ann").glob("[!.]*.json")):
-            name = Path(file.name[: -len(".json")])
-            stem = name.stem if name.suffix.lower() in SUFFIXES else name.name
+            name = Path(file.stem)
+            stem = name.stem if name.suffix.lower() in SUFFIXES else file.stem
             id = unicodedata.normalize("NFC", f"{part.name}/{stem}")
             if id not in photos:
                 reason = f"annotation without image (expected one img/{stem}.*)"
-                found.skipped.append(Skipped(file, reason, "mask without image"))
-            elif id in drawings:
-                reason = f"same photo as {drawings[id].annotation.name}: unclear which one is meant"
-                found.skipped.append(Skipped(file, reason, "same stem"))
+                skipped.append(Skipped(file, reason, "mask without image"))
+            elif id in annotations:
+                reason = f"same photo as {annotations[id].name}: unclear which one is meant"
+                skipped.append(Skipped(file, reason, "same stem"))
             else:
-                drawings[id] = Drawing(keep / f"{id}.png", file, partial(draw_annotation, file))
-    pairs, more = join_drawn(photos, drawings, ("image of {}", "annotation of {}"))
-    return Found(root, {"": pairs}, found.skipped + more)
+                annotations[id] = file
+    keep = masks_dir("supervisely", root)
+    pairs, more = join_drawn(photos, annotations, keep, lambda id: draw_annotation(annotations[id]))
+    return Found(root, {"": pairs}, skipped + more)
 
 
 def draw_annotation(file: Path) -> np.ndarray:

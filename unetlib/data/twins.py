@@ -17,7 +17,15 @@ _BLOCK = 1024
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) -> grey uint8 (SIDE, SIDE), whatever the aspect."""
+    """uint8 (H, W, 3) -> grey uint8 (SIDE, SIDE), whatever the aspect, without a plain frame:
+    photos in the same frame are not alike."""
+    for axis in (0, 1):
+        plain = np.ptp(photo, axis=1 - axis).max(-1) < 10
+        most = len(plain) // 5
+        first, last = (int((~side).argmax()) for side in (plain, plain[::-1]))
+        if not plain.all():
+            cut = range(min(first, most), len(plain) - min(last, most))
+            photo = photo[cut.start : cut.stop] if axis == 0 else photo[:, cut.start : cut.stop]
     small = cv2.resize(photo, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
 
