@@ -80,11 +80,15 @@ def examine(root=None, name: str = "", *, jobs: int | None = None, **args) -> Ch
     behind = {path for files in found.backgrounds.values() for path in files}
     work = pairs + [(BEHIND, Pair(path.stem, path, None)) for path in sorted(behind)]
     looks: list[Look] = []
+    suspects: list[Look] = []
     bar = tqdm(desc="looking at photos", total=len(work), delay=2, leave=False)
     with bar, ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
         for block in batched(work, 64):
             looks += pool.map(look_at, block)
             bar.update(len(block))
+            suspects += [k for k in looks[-len(block) :] if k.fit and k.fit.ranks is not None]
+            while len(suspects) > 1000:  # enough to compare with each other
+                suspects.pop().fit.ranks = None
     below = f"{found.root}{os.sep}"
     findings = [replace(f, reason=f.reason.replace(below, "")) for f in judge(looks, found)]
     order = {kind: i for i, kind in enumerate(KINDS)}

@@ -147,7 +147,8 @@ def _fits(looks: list[Look]) -> Iterator[Finding]:
         return
     for number, why in worse.items():
         pair = looks[number].pair
-        yield _about("mask beside its photo", f"{pair.mask}: {why}", [pair])
+        what = why if "mask of" in why else f"it would fit better {why}"
+        yield _about("mask beside its photo", f"{pair.mask}: {what}", [pair])
 
 
 def _names(found: Found) -> Iterator[Finding]:

@@ -1,8 +1,7 @@
 """Masks that do not lie on the edges of their photo: shifted, mirrored, turned, of another photo.
 
-Where a mask ends, its photo mostly has an edge. A pair's score is the mean rank, among all pixels
-of the photo, of the colour gradients along the mask's border: about 0.5 for a border that lies
-anywhere, about 0.8 for one that belongs there. Ranks hardly depend on brightness and contrast.
+A pair's score is the mean rank, among all pixels of the photo, of the colour gradients along the
+mask's border: about 0.5 where it lies anywhere, 0.8 where it belongs, whatever the contrast.
 """
 
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ import numpy as np
 from unetlib.data.images import resize
 
 SIDE = 128
-GOOD = 0.62  # less is suspicious; most true masks have more
-_GAIN, _GAIN_OTHER = 0.12, 0.15  # by which a changed mask, or another pair's, has to be better
+GOOD, _SURE = 0.62, 0.69  # less is suspicious; what fits instead has more
+_GAIN, _GAIN_OTHER = 0.15, 0.2  # by which a changed mask, or another pair's, has to be better
 _MOST = 200  # suspects that are compared with each other
-_LEAST, _ENOUGH = 20, 250  # border pixels for a score, and for a suspect: few may fit by chance
+_LEAST, _ENOUGH = 20, 250  # border pixels for a score, for a suspect: few fit better by chance
 
 
 @dataclass
@@ -34,18 +33,18 @@ class Fit:
 
 
 def measure(photo: np.ndarray, matte: np.ndarray) -> Fit:
-    """The fit of matte uint8 (H', W') on photo uint8 (H, W, 3); the sizes may differ."""
+    """The fit of matte uint8 (H', W') on photo uint8 (H, W, 3). Too little border, a very soft
+    one (its middle is nowhere exactly) and a photo of one colour have the score nan."""
     matte = resize(matte, (SIDE, SIDE))
     ranks, border = _ranks(photo), _border(matte)
-    length, soft = np.count_nonzero(border), np.count_nonzero((matte > 32) & (matte < 224))
-    if ranks is None or length < _LEAST or soft > 4 * length:  # a wide soft edge is nowhere exactly
-        return Fit(float("nan"))
+    length, soft = border.sum(), ((matte > 32) & (matte < 224)).sum()
+    if ranks is None or length < _LEAST or soft > 4 * length:
+        return Fit(np.nan)
     score = float(ranks[border].mean() / 255)
     if score >= GOOD or length < _ENOUGH:
         return Fit(score)
     best, better = max((float(ranks[b].mean() / 255), how) for how, b in _changes(border))
-    if best <= max(GOOD, score + _GAIN):
-        best, better = 0.0, ""
+    best, better = (best, better) if best > max(_SURE, score + _GAIN) else (0.0, "")
     return Fit(score, better, best, ranks, np.packbits(border))
 
 
@@ -54,14 +53,14 @@ def judge(fits: list[Fit], names: list[str]) -> tuple[float, dict[int, str]]:
     "the mask of NAME fits it better". Below a median of 0.65 most masks of the set are wrong."""
     scores = np.array([fit.score for fit in fits], float)
     wrong = {i: fit.better for i, fit in enumerate(fits) if fit.better}
-    suspects = [int(i) for i in np.argsort(scores) if fits[i].ranks is not None][:_MOST]
+    suspects = [i for i in np.argsort(scores).tolist() if fits[i].ranks is not None][:_MOST]
     borders = np.array([np.unpackbits(fits[i].border) for i in suspects], np.float32)
     for i in suspects:
         others = borders @ (fits[i].ranks.ravel() / np.float32(255)) / borders.sum(1)
-        if others.max() > max(GOOD, scores[i] + _GAIN_OTHER, fits[i].best):
+        if others.max() > max(_SURE, scores[i] + _GAIN_OTHER, fits[i].best):
             wrong[i] = f"the mask of {names[suspects[others.argmax()]]} fits it better"
     known = scores[~np.isnan(scores)]
-    return float(np.median(known)) if len(known) >= 12 else float("nan"), wrong
+    return (float(np.median(known)) if len(known) >= 12 else np.nan), wrong
 
 
 def _ranks(photo: np.ndarray) -> np.ndarray | None:

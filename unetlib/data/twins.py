@@ -20,13 +20,14 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) -> grey uint8 (SIDE, SIDE), whatever the aspect, without a plain frame:
     photos in the same frame are not alike."""
     for axis in (0, 1):
-        plain = np.ptp(photo, axis=1 - axis).max(-1) < 10
-        most = len(plain) // 5
-        first, last = (int((~side).argmax()) for side in (plain, plain[::-1]))
-        if not plain.all():
-            cut = range(min(first, most), len(plain) - min(last, most))
-            photo = photo[cut.start : cut.stop] if axis == 0 else photo[:, cut.start : cut.stop]
-    small = cv2.resize(photo, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        lines = np.moveaxis(photo, axis, 0)
+        plain = np.ptp(lines, axis=1).max(-1) < 10
+        first, last = (int(side.argmin()) for side in (plain, plain[::-1]))
+        # a frame is on both sides: one alone may be the sky
+        if first and last and np.ptp(lines[[0, -1]].mean(1), axis=0).max() < 8:
+            most = len(lines) // 5
+            photo = np.moveaxis(lines[min(first, most) : len(lines) - min(last, most)], 0, axis)
+    small = cv2.resize(np.ascontiguousarray(photo), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
 
 
