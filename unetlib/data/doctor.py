@@ -17,6 +17,7 @@ from unetlib.data.masks import load_mask
 from unetlib.data.pairs import Found, Pair, Source, batched
 from unetlib.data.published import detect
 from unetlib.data.sources import SOURCES, find_pairs, read_spec
+from unetlib.paths import project_root
 
 
 @dataclass
@@ -53,7 +54,10 @@ class Checkup:
 
     def text(self, first: int = 5) -> str:
         """Counts, what was found by kind with the first few names, and a verdict."""
-        lines = [f"{self.name}: {self.counts()} in {self.root}"]
+        where = self.root
+        if where.is_relative_to(project_root()):
+            where = where.relative_to(project_root())
+        lines = [f"{self.name}: {self.counts()} in {where}"]
         for kind, findings in self.kinds().items():
             severity, advice = KINDS[kind]
             lines.append(f"{severity}: {kind} ({len(findings)}). {advice}")
