@@ -1,5 +1,6 @@
 """Where things are, so that notebooks, commands and tests agree from any working directory."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,12 @@ def find_input(path: str | os.PathLike) -> Path:
             return candidate
     places = " nor ".join(str(p) for p in tried)
     raise FileNotFoundError(f"'{path}' not found: there is no {places}")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What the app takes from the browser and gives to it: uploads, pictures, downloads."""
 
-import base64
 import html
 import io
 import time
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unetlib.app.markup import data_url
 from unetlib.data.images import ImageError, image_size
 from unetlib.predict import read_photo
 
@@ -72,11 +72,6 @@ def download_link(name: str, data: bytes) -> str:
         f"{html.escape(name)}, {len(data) / 1e6:.2f} MB</a>"
         f'<img alt="" src="data:," onerror="{script}">'
     )
-
-
-def data_url(data: bytes, kind: str = "image/png") -> str:
-    """The bytes as an address that can stand in a page."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

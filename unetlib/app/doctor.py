@@ -1,6 +1,5 @@
 """What the doctor found, to be seen: a figure, a page; and bad pairs moved out of the way."""
 
-import base64
 import csv
 import io
 import os
@@ -15,10 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from unetlib.app.markup import data_url, template
 from unetlib.data.doctor import Checkup
 from unetlib.data.faults import KINDS
 from unetlib.data.findings import Finding
-from unetlib.data.images import ImageError, resize
+from unetlib.data.images import ImageError, fit_within, resize
 from unetlib.data.masks import load_pair
 from unetlib.data.pairs import DataError, Pair
 from unetlib.data.sources import SOURCES, find_pairs
@@ -108,22 +108,14 @@ def suspects(checkup: Checkup, count: int) -> Iterator[Tile]:
 @matplotlib.rc_context(STYLE)
 def write_page(checkup: Checkup, path: Path) -> Path:
     """One self-contained page with all of it. Returns its path."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = []
     for draw in (draw_shares, draw_sizes):
         figure, axes = new_figure(size=(5.2, 3.4))
         draw(checkup, axes[0, 0])
         file = io.BytesIO()
         figure.savefig(file, dpi=160)
-        figures.append(_uri("png", file.getvalue()))
-    page = environment.get_template("check.html").render(
+        figures.append(data_url(file.getvalue()))
+    page = template("check.html").render(
         checkup=checkup,
         kinds=KINDS,
         figures=figures,
@@ -192,8 +184,7 @@ def _tiles(checkup: Checkup, pairs: Iterable[tuple[Finding | None, Pair]]) -> It
             photo, matte = load_pair(pair, TILE)
         except (ImageError, OSError):
             continue  # there is nothing to see; the list names it
-        scale = min(1, TILE / max(matte.shape))
-        size = tuple(max(1, round(n * scale)) for n in matte.shape)
+        size = fit_within(matte.shape, TILE)
         name = str(pair.image).removeprefix(f"{checkup.root}{os.sep}")
         yield overlay(resize(photo, size), resize(matte, size), ORANGE), finding, name
 
@@ -201,8 +192,4 @@ def _tiles(checkup: Checkup, pairs: Iterable[tuple[Finding | None, Pair]]) -> It
 def _webp(tile: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(tile).save(file, "WEBP", quality=80)
-    return _uri("webp", file.getvalue())
-
-
-def _uri(format: str, content: bytes) -> str:
-    return f"data:image/{format};base64,{base64.b64encode(content).decode('ascii')}"
+    return data_url(file.getvalue(), "image/webp")

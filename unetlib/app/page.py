@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from unetlib.app.browser import data_url, encode_jpeg
+from unetlib.app.browser import encode_jpeg
+from unetlib.app.markup import data_url
 
 DOWNLOADS = {"foreground": "Cut-out", "mask_soft": "Soft mask", "mask_binary": "Binary mask"}
 FIGURES = ("original", "soft", "cutout")

@@ -1,6 +1,5 @@
 """One page to grade from: a run's report.html, self-contained, from the files in its folder."""
 
-import base64
 import csv
 import io
 import shlex
@@ -8,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from unetlib.app.execution import clock
+from unetlib.app.markup import data_url, template
 from unetlib.app.runs import read_record
 
 HEADLINE = (  # the label, and the names under which 04_evaluate may have written it
@@ -32,19 +32,10 @@ def write_report(folder: Path) -> Path:
     Whatever is missing is left out, and a picture that cannot be read is named: the page also has
     to tell of a run that failed half-way.
     """
-    import jinja2
-
     record = read_record(folder)
     unreadable: list[str] = []
     names = list(record["run"].get("notebooks", {}))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, clock=clock, quote=shlex.quote)
-    page = environment.get_template("report.html").render(
+    page = template("report.html", number=number, clock=clock, quote=shlex.quote).render(
         run=record["run"],
         headline=headline(record["evaluation"]),
         bars=bars(record["evaluation"]),
@@ -197,5 +188,5 @@ def _embed(path: Path, widest: int) -> dict:
     frames[0].save(
         buffer, "WEBP", quality=88, **({**motion, "duration": duration} if frames[1:] else {})
     )
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"uri": f"data:image/webp;base64,{text}", "width": size[0], "height": size[1]}
+    uri = data_url(buffer.getvalue(), "image/webp")
+    return {"uri": uri, "width": size[0], "height": size[1]}

@@ -56,8 +56,7 @@ def find(
     for side, name in _INSTANCES.items():
         if (base / name).is_file():
             _add(found, side, base / name, (low, high), limit, download)
-    if len(found.sides) == 1:
-        found.sides = {"": [*found.sides.values()][0]}
+    found.free_lone_side()
     return found
 
 

@@ -1,6 +1,5 @@
 """Files from the network, for those who have one: resumed, verified, unpacked safely."""
 
-import hashlib
 import os
 import stat
 import tempfile
@@ -12,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
+
+from unetlib.paths import sha256 as digest_of
 
 _PASSING = (408, 429, 500, 502, 503, 504)  # errors of a server that is worth another attempt
 
@@ -43,7 +44,7 @@ def fetch(
     import requests  # brings its own certificates, which Python on macOS lacks
 
     path = Path(path)
-    if path.is_file() and (sha256 is None or _sha256(path) == sha256.lower()):
+    if path.is_file() and (sha256 is None or digest_of(path) == sha256.lower()):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -63,7 +64,7 @@ def fetch(
             continue
         except OSError as error:
             raise DownloadError(f"cannot write {part}: {error}") from error
-        if sha256 is None or (found := _sha256(part)) == sha256.lower():
+        if sha256 is None or (found := digest_of(part)) == sha256.lower():
             return part.replace(path)
         part.unlink()
         if not resumed:
@@ -188,11 +189,6 @@ def _receive(url: str, part: Path, progress: bool) -> None:
 def size_of(file: Path) -> int:
     """In bytes; 0 for one that is not there."""
     return file.stat().st_size if file.is_file() else 0
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _by_hand(url: str, path: Path, reason: str) -> str:

@@ -132,6 +132,12 @@ def whole_size(path: str | os.PathLike) -> tuple[int, int]:
     return size
 
 
+def fit_within(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """`shape` in the same proportions, with its longer side at most `side`."""
+    scale = min(1, side / max(shape))
+    return tuple(max(1, round(n * scale)) for n in shape)
+
+
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `size` = (H, W): area average where it shrinks, linear where not."""
     h, w = array.shape[:2]

@@ -74,8 +74,7 @@ class Layout:
                 kind = "image without mask" if images else "mask without image"
                 reason = f"all of it: there is no {folder / (row.masks if images else row.images)}"
                 found.skipped.append(Skipped(images or masks, reason, kind))
-        if len(found.sides) == 1:
-            found.sides = {"": [*found.sides.values()][0]}
+        found.free_lone_side()
         return found
 
     def place(self, root, download: bool | None) -> Path:

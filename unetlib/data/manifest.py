@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unetlib.data.pairs import DataError, Pair, Skipped
-from unetlib.paths import find_input
+from unetlib.paths import find_input, sha256
 
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
 LONGEST_ID = 140  # bytes: Windows ends paths at 260 characters, folder and all
@@ -69,18 +69,12 @@ def divide(path: str, pairs: list[Pair]) -> tuple[dict[str, list[Pair]], list[Sk
         found = of_source.get((pair.source, pair.id), ())
         row = rows.get(pair.id) or (found[0] if len(found) == 1 else None)
         if row is None and of_photo:
-            row = of_photo.get(photo_digest(pair))
+            row = of_photo.get(sha256(pair.image))
         if row and row.get("split") in sides:
             sides[row["split"]].append(pair)
         else:
             skipped.append(Skipped(pair.image, f"not in {file.name}", "not in the manifest"))
     return sides, skipped
-
-
-def photo_digest(pair: Pair) -> str:
-    """SHA-256 of the photo's file, in hexadecimal."""
-    with open(pair.image, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def target_ids(ids: Iterable[str], known: dict[str, str]) -> dict[str, str]:

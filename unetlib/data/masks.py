@@ -6,6 +6,7 @@ from PIL import Image
 from unetlib.data.images import (
     JPEGS,
     ImageError,
+    fit_within,
     load_cutout,
     load_image,
     opened,
@@ -47,8 +48,7 @@ def clean_cutout(rgba: np.ndarray) -> np.ndarray:
 
 
 def _at_most(rgba: np.ndarray, max_side: int) -> np.ndarray:
-    scale = min(1, max_side / max(rgba.shape[:2]))
-    return resize_cutout(rgba, tuple(max(1, round(n * scale)) for n in rgba.shape[:2]))
+    return resize_cutout(rgba, fit_within(rgba.shape[:2], max_side))
 
 
 def resize_cutout(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:

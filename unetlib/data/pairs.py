@@ -68,6 +68,11 @@ class Found:
     backgrounds: dict[str, list[Path]] = field(default_factory=dict)
     published: Callable[[list[Pair]], dict[str, list[Pair]]] | None = None
 
+    def free_lone_side(self) -> None:
+        """Where only train or only val is there, it is for us to divide."""
+        if len(self.sides) == 1:
+            self.sides = {"": [*self.sides.values()][0]}
+
 
 @dataclass(frozen=True)
 class Source:

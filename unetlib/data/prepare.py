@@ -17,11 +17,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from unetlib.data import journal, manifest
-from unetlib.data.images import ImageError, image_size, load_image, opened, resize
+from unetlib.data.images import ImageError, fit_within, image_size, load_image, opened, resize
 from unetlib.data.journal import Row
 from unetlib.data.masks import load_mask, load_pair
 from unetlib.data.pairs import DataError, Pair, Skipped, Source, batched
-from unetlib.paths import resolve, whole, write_whole
+from unetlib.paths import resolve, sha256, whole, write_whole
 
 VERSION = 1  # of what is written for the same request
 
@@ -163,7 +163,7 @@ def _make_all(result, request, todo, rows, present, link, workers, progress) -> 
 def _make(pair: Pair, row: Row, root: Path, size: int, link: bool) -> tuple:
     """(the finished row or what is wrong, what was done to photo and mask)."""
     try:
-        row = row._replace(stamp=journal.stamp(pair), sha256=manifest.photo_digest(pair))
+        row = row._replace(stamp=journal.stamp(pair), sha256=sha256(pair.image))
         rgb, mask, (w, h) = _seen(pair, size)
         plain = pair.mask and not size and _is_plain(pair.mask, mask)
     except (ImageError, OSError) as error:
@@ -192,9 +192,8 @@ def _seen(pair: Pair, size: int) -> tuple[np.ndarray | None, np.ndarray, tuple[i
         rgb, soft = load_pair(pair, size or None)
         mask, wh = np.rint(soft * 255).astype(np.uint8), rgb.shape[1::-1]
     else:
-        w, h = wh = image_size(pair.image)
-        scale = min(1, size / max(wh)) if size else 1
-        wh = max(1, round(w * scale)), max(1, round(h * scale))
+        wh = image_size(pair.image)
+        wh = fit_within(wh, size or max(wh))
         photo = load_image(pair.image, size or 1)  # at 1/8, where only to see that it is whole
         rgb = resize(np.asarray(photo), wh[::-1]) if size else None
         mask = np.zeros(wh[::-1], np.uint8)

@@ -203,12 +203,7 @@ def _divided(name: str, found: Found, val_fraction: float, seed: int, split: str
         half = root / ("val" if train else "train")
         below = [s for s in skipped if s.path.is_relative_to(half)]
         raise DataError(f"no usable pair in {half}.{_why(below or skipped)}")
-    copies = same_bytes(train, val)
-    for p in val:
-        if p.id in copies:
-            reason = f"same photo as '{copies[p.id]}' in train: left out of val"
-            skipped.append(Skipped(p.image, reason, "copy across the split"))
-    val = [p for p in val if p.id not in copies]
+    val = _without_copies(train, val, skipped)
     return Source(name, root, tuple(train), tuple(val), tuple(skipped))
 
 
@@ -231,15 +226,19 @@ def _mixed(terms: list[Term], opened: list[Source]) -> Source:
                 for p in pairs
             ]  # fmt: skip
     skipped = [s for source in opened for s in source.skipped]
-    copies = same_bytes(train, val)  # the same photo may be in two collections
-    skipped += [
-        Skipped(p.image, f"same photo as '{copies[p.id]}' in train: left out of val",
-                "copy across the split")
-        for p in val if p.id in copies
-    ]  # fmt: skip
-    val = [p for p in val if p.id not in copies]
+    val = _without_copies(train, val, skipped)  # the same photo may be in two collections
     root = folders.common([source.root for source in opened])
     return Source(" + ".join(names), root, tuple(train), tuple(val), tuple(skipped))
+
+
+def _without_copies(train: list[Pair], val: list[Pair], skipped: list[Skipped]) -> list[Pair]:
+    """Those of val whose photo is not in train too; the others are added to `skipped`."""
+    copies = same_bytes(train, val)
+    for p in val:
+        if p.id in copies:
+            reason = f"same photo as '{copies[p.id]}' in train: left out of val"
+            skipped.append(Skipped(p.image, reason, "copy across the split"))
+    return [p for p in val if p.id not in copies]
 
 
 def _why(skipped: Sequence[Skipped]) -> str:

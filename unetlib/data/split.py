@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from unetlib.data.pairs import DataError, Pair
+from unetlib.paths import sha256
 
 
 def split_fraction(id: str, seed: int = 0) -> float:
@@ -55,15 +56,11 @@ def _short_between(low: float, high: float, near: float) -> float:
 def same_bytes(train: Sequence[Pair], val: Sequence[Pair]) -> dict[str, str]:
     """val id -> id of a train photo with the same content. How long files are and what they end
     with is compared first, the whole only where these agree."""
-    for key in (_end, _content):
-        keys = [[key(p) for p in side] for side in (train, val)]
-        both = set(keys[0]) & set(keys[1])
-        train, val = (
-            [p for p, k in zip(side, own, strict=True) if k in both]
-            for side, own in zip((train, val), keys, strict=True)
-        )
-    known = {_content(p): p.id for p in train}
-    return {p.id: known[_content(p)] for p in val}
+    left, right = ([(p, _end(p)) for p in side] for side in (train, val))
+    both = {end for _, end in left} & {end for _, end in right}
+    known = {sha256(p.image): p.id for p, end in left if end in both}
+    digests = {p.id: sha256(p.image) for p, end in right if end in both}
+    return {id: known[digest] for id, digest in digests.items() if digest in known}
 
 
 def _end(pair: Pair, n: int = 64) -> tuple[int, bytes]:
@@ -71,8 +68,3 @@ def _end(pair: Pair, n: int = 64) -> tuple[int, bytes]:
         length = file.seek(0, 2)
         file.seek(max(0, length - n))
         return length, file.read()
-
-
-def _content(pair: Pair) -> bytes:
-    with open(pair.image, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
