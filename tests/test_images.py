@@ -19,14 +19,13 @@ from unetlib.data import images
 from unetlib.data.images import (
     MAX_PIXELS,
     ImageError,
-    Preprocess,
     binarize,
     image_size,
     load_image,
     resize,
-    to_tensor,
 )
 from unetlib.data.masks import load_mask
+from unetlib.data.preprocess import Preprocess, to_tensor
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -1,6 +1,4 @@
-"""Cut-outs against exact mattes: colours, alpha, composites, files."""
-
-import io
+"""Cut-outs against exact mattes: colours, alpha, composites."""
 
 import cv2
 import numpy as np
@@ -10,17 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from unetlib import matting
 from unetlib.matting import (
-    CutOut,
     chequerboard,
     composite,
     cut_out,
-    encode_png,
     estimate_foreground,
     fit_cover,
     parse_color,
-    save_cutout,
     soft_to_alpha,
 )
 
@@ -260,45 +254,3 @@ def test_colours(color, rgb):
 def test_colours_that_are_none_show_what_is_accepted(color):
     with pytest.raises(ValueError, match=r"#0a4678.*0,255,0.*white"):
         parse_color(color)
-
-
-def make_cutout() -> CutOut:
-    image, alpha, _, _ = scene(40, 1)
-    return cut_out(image, alpha)
-
-
-def test_files(tmp_path):
-    cut = make_cutout()
-    paths = save_cutout(cut, tmp_path / "new" / "folder", "my.photo")
-    names = ["mask_binary.png", "mask_soft.png", "foreground.png"]
-    assert [p.name for p in paths] == [f"my.photo_{n}" for n in names]
-    binary, soft, rgba = (np.asarray(Image.open(p)) for p in paths)
-    np.testing.assert_array_equal(binary, cut.binary)
-    np.testing.assert_allclose(soft / 255, cut.soft, atol=0.5 / 255 + 1e-6)
-    np.testing.assert_array_equal(rgba, cut.rgba)
-    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
-    cut = make_cutout()
-    first = save_cutout(cut, tmp_path, "a")[0]
-    before = first.read_bytes()
-    monkeypatch.setattr(
-        matting.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
-    )
-    with pytest.raises(OSError, match="full"):
-        save_cutout(cut, tmp_path, "a")
-    assert first.read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize("stem", ["", "../a", "a/b", "a\\b"])
-def test_a_stem_is_a_plain_name(tmp_path, stem):
-    with pytest.raises(ValueError, match="plain file name"):
-        save_cutout(make_cutout(), tmp_path / "here", stem)
-
-
-@relaxed
-@given(arrays(np.uint8, st.sampled_from([(3, 5), (3, 5, 3), (3, 5, 4)])))
-def test_png_keeps_every_value(array):
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_png(array)))), array)

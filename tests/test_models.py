@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unetlib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unetlib.data.images import Preprocess
+from unetlib.data.preprocess import Preprocess
 from unetlib.models import (
     MODELS,
     build_model,

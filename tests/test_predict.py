@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from unetlib.data.images import ImageError, Preprocess
+from unetlib.data.images import ImageError
+from unetlib.data.preprocess import Preprocess
 from unetlib.device import available_devices, choose_device, describe_device
 from unetlib.models import build_model
 from unetlib.predict import MAX_SIZE, Predictor, read_photo, resize_soft
@@ -155,7 +156,7 @@ def test_working_size():
     photo = np.zeros((50, 50, 3), np.uint8)
     for size in (None, 96, (40, 80), np.int64(128)):
         assert predictor.predict(photo, size=size).shape == (50, 50)
-    other = Predictor(predictor.checkpoint, "cpu", size=200)
+    other = Predictor(predictor.networks[0].checkpoint, "cpu", size=200)
     other.predict(photo)
     assert seen == [(64, 64), (96, 96), (40, 80), (128, 128), (200, 200)]
     assert predictor.preprocess.size == (64, 64)  # a call's size is that call's alone
@@ -174,7 +175,7 @@ def test_resizing_keeps_the_range(h, w, height, width):
 
 
 def test_from_a_file_and_in_words(tmp_path, photo, unet):
-    path = save_checkpoint(tmp_path / "best_model.pth", unet.checkpoint)
+    path = save_checkpoint(tmp_path / "best_model.pth", unet.networks[0].checkpoint)
     again = Predictor(path, device="cpu")
     np.testing.assert_allclose(again.predict(photo()), unet.predict(photo()), atol=1e-6)
     words = again.describe()
@@ -240,7 +241,7 @@ def test_with_a_gpu(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_the_gpu_gives_the_cpus_mask(photo, unet):
     want = unet.predict(photo(100, 80))
-    there = Predictor(unet.checkpoint, device="cuda")
+    there = Predictor(unet.networks[0].checkpoint, device="cuda")
     try:
         np.testing.assert_allclose(there.predict(photo(100, 80)), want, atol=5e-3)
     finally:

@@ -29,7 +29,10 @@ LAYERS = [
     ["engine"],
     ["keeper"],
     ["training"],
+    ["export"],
     ["predict"],
+    ["cutting"],
+    ["video"],
     ["evaluate", "baselines"],
     ["timelapse"],
     ["plots"],
@@ -41,6 +44,7 @@ ALONE = {"models", "losses", "metrics", "matting", "plots"}
 # Needed by some users or some modules only: imported where they are used.
 OPTIONAL = {"ipywidgets", "IPython", "papermill", "nbformat", "nbclient", "jinja2", "kagglehub"}
 OPTIONAL |= {"pandas", "skimage", "imageio", "requests", "pymatting", "playwright", "voila"}
+OPTIONAL |= {"onnx", "onnxruntime", "onnxscript", "numba"}
 OPTIONAL |= {"accelerate", "tensorboard", "wandb", "yaml", "pycocotools", "scipy"}
 
 
@@ -109,7 +113,12 @@ def test_the_command_line_is_light():
 
 
 def test_every_third_party_import_is_a_dependency():
-    names = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
+    names = {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "skimage": "scikit-image",
+        "zlib_ng": "zlib-ng",
+    }
     names |= {"IPython": "ipykernel", "nbformat": "papermill", "nbclient": "papermill"}
     names |= {"yaml": "pyyaml", "google": "colab", "matplotlib_inline": "ipykernel"}
     required = {re.split(r"[\[<>=! ]", text)[0] for text in PROJECT["project"]["dependencies"]}

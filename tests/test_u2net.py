@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unetlib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from unetlib.data.images import Preprocess
+from unetlib.data.preprocess import Preprocess
 from unetlib.models import build_model, load_official_u2net
 from unetlib.models.u2net import our_name
 

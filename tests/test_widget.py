@@ -16,7 +16,8 @@ from unetlib.app import browser
 from unetlib.app.browser import clear_upload, download_link
 from unetlib.app.widget import build_app, builtin_examples, uploaded_files
 from unetlib.checkpoint import Checkpoint
-from unetlib.data.images import ImageError, Preprocess
+from unetlib.data.images import ImageError
+from unetlib.data.preprocess import Preprocess
 from unetlib.matting import chequerboard
 from unetlib.predict import Predictor
 

@@ -32,7 +32,7 @@ sys.path.insert(0, REPOSITORY)
 from torch import nn
 from unetlib.app.widget import build_app
 from unetlib.checkpoint import Checkpoint
-from unetlib.data.images import Preprocess
+from unetlib.data.preprocess import Preprocess
 from unetlib.predict import Predictor
 
 class Redness(nn.Module):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unetlib.data.images import Preprocess
+from unetlib.data.preprocess import Preprocess
 from unetlib.models import build_model
 from unetlib.paths import whole
 

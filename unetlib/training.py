@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from unetlib.checkpoint import load_checkpoint, load_weights
 from unetlib.config import TrainConfig
-from unetlib.data.images import Preprocess
+from unetlib.data.preprocess import Preprocess
 from unetlib.distributed import Processes
 from unetlib.engine import Engine, Progress
 from unetlib.keeper import Keeper, State, identity

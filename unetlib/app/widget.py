@@ -22,13 +22,12 @@ from unetlib.app.browser import (
     uploaded_files,
 )
 from unetlib.app.page import build_page, caption, message, status
+from unetlib.data.photo import encode
 from unetlib.matting import (
     CutOut,
     chequerboard,
     composite,
     cut_out,
-    cutout_files,
-    encode_png,
     parse_color,
 )
 from unetlib.predict import Predictor, read_photo, resize_soft
@@ -108,7 +107,8 @@ class CutOutApp:
     def download(self, kind: str = "foreground") -> tuple[str, bytes]:
         """(file name, PNG file) of "foreground" (RGBA), "mask_soft" or "mask_binary"."""
         stem = Path(self.name.replace("\\", "/")).stem or "photo"
-        return f"{stem}_{kind}.png", encode_png(cutout_files(self.result)[f"{kind}.png"])
+        arrays = {"foreground": self.result.rgba, "mask_binary": self.result.binary}
+        return f"{stem}_{kind}.png", encode(arrays.get(kind, self.result.soft))
 
     def _ipython_display_(self) -> None:
         from IPython.display import display

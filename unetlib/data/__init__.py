@@ -8,10 +8,11 @@ _MODULES = {
     "augment": "PRESETS build_augmentation",
     "dataset": "PairDataset SeededSampler default_workers make_loaders",
     "download": "DownloadError fetch unpack_zip",
-    "images": "IMAGENET_MEAN IMAGENET_STD MAX_PIXELS ImageError Preprocess binarize image_size "
-    "load_cutout load_image resize to_tensor",
+    "images": "MAX_PIXELS ImageError binarize image_size load_cutout load_image resize",
     "masks": "MASK_KINDS clean_cutout load_mask load_pair",
     "pairs": "DataError Pair Skipped Source match_pairs",
+    "photo": "Photo encode open_photo read_photo",
+    "preprocess": "IMAGENET_MEAN IMAGENET_STD Preprocess to_array to_tensor",
     "published": "PUBLISHED detect",
     "sources": "SOURCES open_settings open_source",
     "split": "split_fraction split_pairs",

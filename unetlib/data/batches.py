@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from unetlib.data.images import Preprocess, to_tensor
+from unetlib.data.preprocess import Preprocess, to_tensor
 
 MOST_PIECES = 8  # of shared memory for a worker, where DataLoader has 3 of its batches on the way
 _pieces: list[torch.Tensor] = []  # those of this worker process

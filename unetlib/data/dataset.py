@@ -16,8 +16,8 @@ from tqdm import tqdm
 from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
 from unetlib.data.batches import BatchLoader, ByteBatch
 from unetlib.data.cache import choose_cache, decode, lay_over, open_cache
-from unetlib.data.images import Preprocess
 from unetlib.data.pairs import DataError, Pair, Source
+from unetlib.data.preprocess import Preprocess
 from unetlib.data.sampler import SeededSampler, cores, default_workers, sampling_weights
 
 

@@ -1,26 +1,17 @@
-"""One file in, one clean picture out: the only place that opens image files.
-
-torch is imported where a tensor is made: checking and copying photos does without it.
-"""
+"""One file in, one clean picture out: the only place that opens image files."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
-if TYPE_CHECKING:
-    import torch
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 200_000_000
 # Formats that are tried, in this order. Not Pillow's whole list: EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF")
@@ -40,33 +31,6 @@ class ImageError(ValueError):
     """A file that cannot be used as an image or mask; the message names the file."""
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """How a photo becomes network input: resize to `size` = (H, W), then (x / 255 - mean) / std."""
-
-    size: tuple[int, int]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self):
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        object.__setattr__(self, "size", tuple(int(n) for n in size))
-        object.__setattr__(self, "mean", tuple(float(x) for x in self.mean))
-        object.__setattr__(self, "std", tuple(float(x) for x in self.std))
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be (H, W), both at least 1, got {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError("mean and std need 3 numbers each, std above 0")
-
-    def to_dict(self) -> dict:
-        """Plain lists and numbers, safe inside a checkpoint or JSON."""
-        return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Preprocess:
-        return cls(**values)
-
-
 def load_image(source, max_side: int | None = None) -> Image.Image:
     """Any photo as an upright 8-bit RGB picture.
 
@@ -83,15 +47,29 @@ def load_image(source, max_side: int | None = None) -> Image.Image:
         if max_side and image.format in JPEGS and image is not source:
             longer = max(image.size)
             image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
-        image = upright(image)
-        if image.mode == "F" or image.mode.startswith("I"):
-            grey = np.rint(unit_range(np.asarray(image)) * 255).astype(np.uint8)
-            return Image.fromarray(grey).convert("RGB")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("RGB")
-        return image.convert("RGB")
+        rgb = to_rgb(upright(image))
+        return rgb.copy() if rgb is source else rgb
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as 8-bit RGB: deep grey scaled, transparency on white, CMYK by
+    its colour profile if it has one that can be used."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.rint(unit_range(np.asarray(image)) * 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA") if image.mode != "RGBA" else image
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image, mask=image.getchannel("A"))
+        return page
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            screen = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, given, screen, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError) as error:
+            logging.getLogger(__name__).info("CMYK without its profile, %s", error)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def load_cutout(source) -> np.ndarray:
@@ -147,24 +125,6 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if small != tuple(size):
         array = cv2.resize(array, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR)
     return array
-
-
-def to_tensor(rgb: np.ndarray, preprocess: Preprocess, out=None) -> torch.Tensor:
-    """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size), resized where needed and normalised,
-    in the tensor `out` if given: the one place where photos become network input, in training and
-    in prediction alike."""
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
-    if out is None:
-        import torch
-
-        out = torch.empty((3, *preprocess.size))
-    moments = zip(preprocess.mean, preprocess.std, strict=True)
-    channels = cv2.split(resize(rgb, preprocess.size))  # 5x faster than (H, W, 3)
-    for to, plane, (mean, std) in zip(out.numpy(), channels, moments, strict=True):
-        np.multiply(plane, np.float32(1 / (255 * std)), out=to)
-        to -= np.float32(mean / std)
-    return out
 
 
 def binarize(matte: np.ndarray, threshold: float = 0.5) -> np.ndarray:
