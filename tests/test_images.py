@@ -452,9 +452,18 @@ def test_to_tensor_against_torchvision(photo, size):
     p = Preprocess(size, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     rgb = photo(24, 32)
     x = to_tensor(rgb, p)
-    expected = F.normalize(F.to_tensor(resize(rgb, size)), p.mean, p.std)
+    scaled = F.resize(Image.fromarray(rgb), size, F.InterpolationMode.LANCZOS)
+    expected = F.normalize(F.to_tensor(scaled), p.mean, p.std)
     assert x.dtype == torch.float32 and x.shape == (3, *size) and x.is_contiguous()
     assert torch.allclose(x, expected, atol=1e-5)
+
+
+def test_a_large_photo_is_scaled_as_by_lanczos_alone(photo):
+    rgb = photo(1300, 2111, 3)
+    rgb[::2, ::3] //= 2  # detail that a bad filter turns into a pattern
+    found = to_tensor(rgb, Preprocess((96, 128), (0.0,) * 3, (1 / 255,) * 3)).numpy()
+    expected = np.asarray(Image.fromarray(rgb).resize((128, 96), Image.Resampling.LANCZOS))
+    assert np.abs(found.transpose(1, 2, 0) - expected).mean() < 1
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), "u1")])

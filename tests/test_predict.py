@@ -165,6 +165,61 @@ def test_working_size():
             predictor.predict(photo, size=size)
 
 
+class Shift(nn.Module):
+    """Logits that depend on the place: 0 on the left, `value` on the right half."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        logits = torch.zeros_like(x[:, :1])
+        logits[..., x.shape[3] // 2 :] = self.value
+        return logits
+
+
+def test_several_networks_are_averaged():
+    photo = np.zeros((64, 64, 3), np.uint8)
+    preprocess = Preprocess((64, 64))
+    checkpoints = [Checkpoint(Shift(value), preprocess) for value in (-3, 0, 2)]
+    together = Predictor(checkpoints, "cpu")
+    ones = [Predictor(one, "cpu").predict(photo) for one in checkpoints]
+    np.testing.assert_allclose(together.predict(photo), np.mean(ones, axis=0), atol=1e-6)
+    assert together.describe().startswith("Shift + Shift + Shift at 64×64")
+    with pytest.raises(ValueError, match="empty"):
+        Predictor([])
+
+
+def test_each_of_several_networks_has_its_own_normalisation():
+    dark = Checkpoint(Redness(), Preprocess((64, 64), (0.5, 0, 0), (1.0, 1, 1)))
+    plain = Checkpoint(Redness(), Preprocess((32, 32), (0.0,) * 3, (1.0,) * 3))
+    photo = np.full((64, 64, 3), 200, np.uint8)
+    want = (expected(200) + expected(200 - 127.5)) / 2
+    np.testing.assert_allclose(Predictor([plain, dark], "cpu").predict(photo), want, atol=1e-3)
+
+
+def test_flipped_answers_are_averaged():
+    preprocess = Preprocess((64, 64))
+    one = Predictor(Checkpoint(Shift(4), preprocess), "cpu", flip=True)
+    soft = one.predict(np.zeros((64, 64, 3), np.uint8))
+    want = (0.5 + 1 / (1 + np.exp(-4))) / 2  # right half as it is, left half from the mirror image
+    np.testing.assert_allclose(soft, want, atol=1e-6)
+    assert "mirror" in one.describe()
+    lopsided = np.zeros((64, 64, 3), np.uint8)
+    lopsided[:, :20, 0] = 255
+    plain, both = redness(), Predictor(redness().networks[0].checkpoint, "cpu", flip=True)
+    np.testing.assert_allclose(both.predict(lopsided), plain.predict(lopsided), atol=1e-6)
+
+
+def test_small_masks_are_what_predict_enlarges(photo, unet):
+    photos = [photo(30, 50, 1), photo(90, 40, 2)]
+    small = unet.predict_small(photos, 96)
+    assert small.shape == (2, 96, 96) and small.dtype == np.float32
+    for mask, image in zip(small, photos, strict=True):
+        whole = resize_soft(mask, *image.shape[:2])
+        np.testing.assert_allclose(unet.predict(image, 96), whole, atol=1e-5)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_resizing_keeps_the_range(h, w, height, width):

@@ -139,11 +139,10 @@ def opened(source) -> Iterator[Image.Image]:
     Whatever Pillow throws at damaged data, here or while the caller decodes, comes out as an
     ImageError that names the file.
     """
-    name = str(getattr(source, "filename", "") or getattr(source, "name", "") or "the given image")
+    name = source_name(source) or "the given image"
     file = source
     try:
         if isinstance(source, (str, os.PathLike)):
-            name = str(source)
             file = open(source, "rb")  # noqa: SIM115 - closed below
         elif isinstance(source, (bytes, bytearray, memoryview)):
             file = io.BytesIO(source)
@@ -165,6 +164,13 @@ def opened(source) -> Iterator[Image.Image]:
     finally:
         if file is not source:
             file.close()
+
+
+def source_name(source) -> str:
+    """The path of a file, however it is given; "" where there is none."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(source)
+    return str(getattr(source, "filename", "") or getattr(source, "name", "") or "")
 
 
 def _identify(file) -> Image.Image:

