@@ -22,10 +22,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point to the left only. Modules of one group may not import each other.
 LAYERS = [
-    ["paths", "device", "config", "models", "matting"],
+    ["paths", "device", "config", "models", "matting", "trouble"],
     ["data", "optim", "distributed"],
-    ["losses", "metrics"],
-    ["trouble", "checkpoint"],
+    ["losses", "metrics", "runtime"],
+    ["checkpoint"],
     ["engine"],
     ["keeper"],
     ["training"],
@@ -118,6 +118,7 @@ def test_every_third_party_import_is_a_dependency():
         "cv2": "opencv-python-headless",
         "skimage": "scikit-image",
         "zlib_ng": "zlib-ng",
+        "imageio_ffmpeg": "imageio",
     }
     names |= {"IPython": "ipykernel", "nbformat": "papermill", "nbclient": "papermill"}
     names |= {"yaml": "pyyaml", "google": "colab", "matplotlib_inline": "ipykernel"}
