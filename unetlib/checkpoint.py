@@ -18,13 +18,10 @@ from torch import nn
 from unetlib.data.preprocess import Preprocess
 from unetlib.models import build_model
 from unetlib.paths import whole
+from unetlib.trouble import CheckpointError
 
 FORMAT = "unetlib-checkpoint"
 VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, written or used; the message names the file."""
 
 
 @dataclass

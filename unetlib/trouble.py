@@ -1,11 +1,17 @@
-"""What goes wrong in a training, in words that say what to do."""
+"""What goes wrong with networks and their training, in words that say what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+
+class CheckpointError(ValueError):
+    """A network's file that cannot be read, written or used; the message names the file."""
 
 
 class TrainingError(RuntimeError):
@@ -15,6 +21,8 @@ class TrainingError(RuntimeError):
 @contextmanager
 def memory_advice(images: torch.Tensor) -> Iterator[None]:
     """Turns "out of memory" into advice that names the batch and the size."""
+    import torch
+
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -36,6 +44,8 @@ def not_finite(
     epoch: int, step: int, loader, batch, lr: float, dtype: torch.dtype
 ) -> TrainingError:
     """The error for a loss that is no number: which file is to blame, or what to try."""
+    import torch
+
     where = f"epoch {epoch}, batch {step + 1}"
     if broken := _broken_inputs(loader, epoch, step, batch):
         return TrainingError(
@@ -52,6 +62,8 @@ def not_finite(
 
 def _broken_inputs(loader, epoch: int, step: int, batch) -> str:
     """Which photo or mask of a batch holds NaN or infinity; "" where none does."""
+    import torch
+
     dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
     pairs = [(f"image {i + 1} of the batch", *pair) for i, pair in enumerate(zip(*batch))]  # noqa: B905
     if hasattr(sampler, "batch_indices") and hasattr(dataset, "name"):

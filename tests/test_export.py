@@ -1,0 +1,387 @@
+"""Exported networks against PyTorch's own answers, files of other programs, and the command."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from unetlib.data.preprocess import Preprocess
+from unetlib.models import MODELS, build_model
+from unetlib.paths import sha256
+from unetlib.predict import Predictor
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from unetlib.export import OnnxNetwork, export_onnx  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+NARROW = {"encoder": ((2, 4),) * 6, "decoder": ((2, 4),) * 5}
+ARGUMENTS = {
+    "unet": {"base": 4, "depth": 2},
+    "unet_transposed": {"base": 4, "depth": 2},
+    "unet_dropout": {"base": 2},
+    "unet_pooled": {"base": 2},
+    "unet_small": {"base": 4, "depth": 2},
+    "unet_half": {"base": 4, "depth": 2},
+    "u2net": NARROW,
+    "u2netp": NARROW,
+}
+# Tracing the others takes 10 to 45 s each: on request.
+QUICK = ("unet_transposed", "unet_pooled")
+SIZES = [(1, 64, 64), (2, 64, 96), (3, 65, 97), (1, 127, 33), (1, 101, 203)]
+
+
+def network(name: str, **arguments) -> torch.nn.Module:
+    """With statistics in its batch norms that are not the identity."""
+    torch.manual_seed(0)
+    model = build_model(name, **arguments)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_var.uniform_(0.5, 1.5)
+            part.running_mean.normal_(0, 0.1)
+    return model.eval()
+
+
+def torch_says(model: torch.nn.Module, batch: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return torch.sigmoid(model(torch.from_numpy(batch)))[:, 0].numpy()
+
+
+def batch(n: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).standard_normal((n, 3, height, width)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Checkpoint:
+    """A small network that has learned to find bright things: its probabilities are spread out."""
+    model = network("unet_small", base=4, depth=2).train()
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        images, masks = scenes(8, random)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            model(torch.from_numpy(normalised(images)))[:, 0], torch.from_numpy(masks)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    metrics = {"val_iou": 0.5, "epoch": 3}
+    return Checkpoint(model.eval(), Preprocess((64, 64)), 3, metrics)
+
+
+def scenes(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bright discs on noise: photos, uint8 (n, 64, 64, 3), and masks, float32 (n, 64, 64)."""
+    y, x = np.mgrid[:64, :64]
+    centre, radius = random.uniform(16, 48, (n, 2, 1, 1)), random.uniform(8, 20, (n, 1, 1))
+    masks = (np.hypot(y - centre[:, 0], x - centre[:, 1]) < radius).astype(np.float32)
+    images = random.integers(0, 130, (n, 64, 64, 3)) + (110 * masks[..., None]).astype(int)
+    return images.astype(np.uint8), masks
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    values = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory) -> dict[str, Path]:
+    """The trained network in all precisions, in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("with space") / "made by export"
+    photos = list(scenes(16, np.random.default_rng(1))[0])
+    made = {"float32": export_onnx(trained, folder / "net.onnx")}
+    for name in ("float16", "int8"):
+        made[name] = export_onnx(made["float32"], folder / f"{name}.onnx", name, photos)
+    assert sorted(p.name for p in folder.iterdir()) == ["float16.onnx", "int8.onnx", "net.onnx"]
+    return made
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_answers_as_in_pytorch_at_any_size(name, tmp_path):
+    if name not in QUICK and not os.environ.get("UNETLIB_EVERY_MODEL"):
+        pytest.skip("slow to export: set UNETLIB_EVERY_MODEL=1")
+    model = network(name, **ARGUMENTS.get(name, {}))
+    path = export_onnx(Checkpoint(model, Preprocess((64, 64))), tmp_path / "net.onnx")
+    run, tried = OnnxNetwork(path, "cpu"), 0
+    for n, height, width in SIZES:
+        image = batch(n, height, width)
+        try:
+            wanted = torch_says(model, image)
+        except ValueError:  # the network itself takes no such size
+            with pytest.raises(ValueError, match="64×64"):
+                run(image)
+            continue
+        np.testing.assert_allclose(run(image), wanted, atol=1e-4)
+        tried += 1
+    assert tried >= 2
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]  # nothing beside it
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-4), ("float16", 1e-2)])
+def test_the_predictor_gives_the_same_masks(files, trained, photo, precision, most):
+    mine, theirs = Predictor(files[precision], "cpu"), Predictor(trained, "cpu")
+    pictures = [photo(40 + 9 * i, 90, i) for i in range(5)]
+    for size in (None, 96, (48, 65)):
+        for a, b in zip(
+            mine.predict_batch(pictures, size), theirs.predict_batch(pictures, size), strict=True
+        ):
+            assert a.shape == b.shape and a.dtype == np.float32
+            np.testing.assert_allclose(a, b, atol=most)
+
+
+def test_float16_and_int8_are_what_they_say(files, trained):
+    graphs = {name: onnx.load(path).graph for name, path in files.items()}
+    for name, kind in (("float16", onnx.TensorProto.FLOAT16), ("int8", onnx.TensorProto.INT8)):
+        weights = [t for t in graphs[name].initializer if len(t.dims) == 4]
+        assert len(weights) >= 10 and {t.data_type for t in weights} == {kind}
+        ends = [*graphs[name].input, *graphs[name].output]
+        assert {e.type.tensor_type.elem_type for e in ends} == {onnx.TensorProto.FLOAT}
+    assert "DequantizeLinear" in {node.op_type for node in graphs["int8"].node}
+
+    images, masks = scenes(40, np.random.default_rng(2))
+    scores = {}
+    for name, one in {"torch": trained, **files}.items():
+        found, true = Predictor(one, "cpu").predict_small(images) >= 0.5, masks > 0
+        scores[name] = ((found & true).sum((1, 2)) / (found | true).sum((1, 2))).mean()
+    assert scores["torch"] > 0.8
+    assert scores["torch"] - scores["float16"] < 0.002
+    assert scores["torch"] - scores["int8"] < 0.02
+
+
+def test_the_file_describes_itself(files):
+    for precision, path in files.items():
+        facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+        assert facts["format"] == "unetlib-onnx" and facts["version"] == 1
+        assert (facts["model"], facts["epoch"], facts["precision"]) == ("unet_small", 3, precision)
+        assert facts["preprocess"]["size"] == [64, 64] and facts["metrics"]["val_iou"] == 0.5
+        line = Predictor(path, "cpu").describe()
+        assert "unet_small at 64×64 on cpu" in line and "epoch 3, val IoU 0.500" in line
+        onnx.checker.check_model(onnx.load(path), full_check=precision == "float32")
+        assert str(ROOT).encode() not in path.read_bytes()  # nothing of the machine it is from
+
+
+def test_what_rembg_feeds_and_reads(files):
+    """As rembg's u2net_custom does it: `outputs[0][:, 0]` of one float32 1×3×320×320."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(files["float32"]))
+    image = batch(1, 320, 320)
+    (out,) = session.run(None, {session.get_inputs()[0].name: image})
+    assert out.shape == (1, 1, 320, 320) and out.dtype == np.float32
+    np.testing.assert_allclose(out[:, 0], OnnxNetwork(files["float32"])(image), atol=1e-6)
+
+
+def test_rembg_itself(files, tmp_path, photo, monkeypatch):
+    rembg = pytest.importorskip("rembg")
+    monkeypatch.setenv("REMBG_HOME", str(files["float32"].parent))
+    session = rembg.new_session("u2net_custom", model_path=str(files["float32"]))
+    mask = np.asarray(rembg.remove(photo(64, 64), session=session, only_mask=True))
+    assert mask.shape == (64, 64)
+
+
+def test_no_pytorch_is_loaded(files, tmp_path):
+    code = f"""if True:
+        import sys, numpy as np
+        from unetlib.predict import Predictor
+        soft = Predictor({str(files["float32"])!r}).predict(np.zeros((50, 70, 3), np.uint8))
+        assert soft.shape == (50, 70)
+        print(sorted({{"torch", "onnx", "onnxscript"}} & set(sys.modules)))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_threads_do_not_disturb_each_other(files):
+    run = OnnxNetwork(files["float32"], "cpu", threads=1)
+    jobs = [batch(1 + i % 2, 32 + 8 * (i % 4), 40) for i in range(24)]
+    alone = OnnxNetwork(files["float32"], "cpu")
+    wanted = [alone(job) for job in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        for a, b in zip(pool.map(run, jobs), wanted, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def foreign(path: Path, shape=(1, 3, 48, 40), outputs=1, kind="FLOAT", channels=1, op="Sigmoid"):
+    """Another program's file: a map is the sigmoid (or `op`) of the red channel."""
+    from onnx import TensorProto, helper
+
+    kind = getattr(TensorProto, kind)
+    starts, ends, axes = (
+        helper.make_tensor(n, TensorProto.INT64, [1], [v])
+        for n, v in (("s", 0), ("e", channels), ("a", 1))
+    )
+    nodes = [helper.make_node("Slice", ["input.1", "s", "e", "a"], ["part"])]
+    nodes += [helper.make_node(op, ["part"], [f"d{i}"]) for i in range(outputs)]
+    out = [shape[0], channels, *shape[2:]]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("input.1", kind, shape)],
+        [helper.make_tensor_value_info(f"d{i}", kind, out) for i in range(outputs)],
+        [starts, ends, axes],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 48, 40), ("n", 3, "h", "w")])
+def test_a_file_of_another_program_with_seven_maps(tmp_path, shape):
+    run = OnnxNetwork(foreign(tmp_path / "u2net.onnx", shape, outputs=7))
+    size = (48, 40) if shape[0] == 1 else (320, 320)
+    assert run.name == "u2net" and run.preprocess == Preprocess(size)
+    image = batch(3, 48, 40)
+    np.testing.assert_allclose(run(image), 1 / (1 + np.exp(-image[:, 0])), atol=1e-5)
+    if shape[0] == 1:
+        with pytest.raises(ValueError, match="48×40 only, not at 64×64"):
+            run(batch(1, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shape": (1, 4, 48, 40), "channels": 1}, r"\[1, 4, 48, 40\]"),
+        ({"channels": 3}, r"d0 \[1, 3, 48, 40\]"),
+        ({"kind": "FLOAT16"}, "float16"),
+    ],
+)
+def test_another_kind_of_network_is_named(tmp_path, changed, words):
+    with pytest.raises(CheckpointError, match=f"expected one input.*{words}"):
+        OnnxNetwork(foreign(tmp_path / "other.onnx", **changed))
+
+
+def test_logits_are_not_taken_for_probabilities(tmp_path):
+    run = OnnxNetwork(foreign(tmp_path / "logits.onnx", op="Neg"))
+    with pytest.raises(ValueError, match="logits"):
+        run(batch(1, 48, 40))
+
+
+def test_missing_damaged_and_newer_files(tmp_path, files):
+    with pytest.raises(CheckpointError, match="unetlib export"):
+        Predictor(tmp_path / "none.onnx")
+    whole = files["float32"].read_bytes()
+    for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"hello"), ("empty", b"")):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name}.onnx is damaged"):
+            Predictor(path)
+    model = onnx.load(files["float32"])
+    next(p for p in model.metadata_props if p.key == "version").value = "2"
+    onnx.save(model, tmp_path / "new.onnx")
+    with pytest.raises(CheckpointError, match="update unetlib"):
+        Predictor(tmp_path / "new.onnx")
+
+
+def test_devices(files, monkeypatch):
+    import onnxruntime
+
+    path = files["float32"]
+    assert OnnxNetwork(path, "cpu").device == OnnxNetwork(path).device == "cpu"
+    with pytest.raises(ValueError, match="mps"):
+        OnnxNetwork(path, "mps")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime for GPUs is installed")
+    with pytest.raises(RuntimeError, match="onnxruntime-gpu"):
+        OnnxNetwork(path, "cuda")
+    # a build for GPUs whose libraries are missing: ONNX Runtime itself goes on with the CPU
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    start = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *a, providers: start(*a, providers=providers[-1:])
+    )
+    with pytest.raises(RuntimeError, match="took the CPU"):
+        OnnxNetwork(path, "cuda:0")
+    assert OnnxNetwork(path, "auto").device == "cpu"
+
+
+def test_wrong_requests_write_nothing(trained, files, tmp_path, monkeypatch):
+    target = tmp_path / "net.onnx"
+    target.write_bytes(b"earlier")
+    with pytest.raises(ValueError, match="Did you mean 'float16'"):
+        export_onnx(trained, target, "floot16")
+    with pytest.raises(ValueError, match="calibrated"):
+        export_onnx(files["float32"], target, "int8")
+    with pytest.raises(CheckpointError, match="no float32 file"):
+        export_onnx(files["int8"], target, "float16")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        export_onnx(tmp_path / "none.pth", target)
+
+    def full(_proto, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        export_onnx(files["float32"], target, "float16")
+    assert target.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture
+def project(trained, tmp_path, monkeypatch) -> Path:
+    """A project with best_model.pth and the photos that it was trained on."""
+    from PIL import Image
+
+    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path))
+    images, masks = scenes(30, np.random.default_rng(3))
+    for i in range(30):
+        for kind, array in (("images", images[i]), ("masks", (masks[i] * 255).astype(np.uint8))):
+            folder = tmp_path / "data" / ("val" if i % 3 == 0 else "train") / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / f"{i}.png")
+    trained.extra = {"source": "synthetic"}
+    save_checkpoint(tmp_path / "outputs/checkpoints/best_model.pth", trained)
+    return tmp_path
+
+
+def test_the_command(project):
+    from unetlib.app.cli import app
+
+    checkpoints = project / "outputs" / "checkpoints"
+    before = {path: sha256(path) for path in project.rglob("*") if path.is_file()}
+    done = CliRunner().invoke(app, ["export", "--precision", "all"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    made = ["best_model.onnx", "best_model_float16.onnx", "best_model_int8.onnx"]
+    assert {p.name for p in checkpoints.iterdir()} == {*made, "best_model.pth"}
+    rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines()[1:]}
+    assert list(rows) == ["PyTorch", *made]
+    score = float(rows["PyTorch"][0])
+    assert score > 0.7
+    for name, most in zip(made, (1e-4, 1e-2, 0.3), strict=True):
+        mb, iou, loss, difference, _ms = rows[name]
+        assert float(mb) == pytest.approx((checkpoints / name).stat().st_size / 1e6, abs=0.06)
+        assert score - float(iou) == pytest.approx(float(loss), abs=2e-4)
+        assert abs(float(loss)) < 0.02
+        assert float(difference) < most
+    assert before == {path: sha256(path) for path in before}  # photos and checkpoint as they were
+
+    again = CliRunner().invoke(app, ["export"])
+    assert isinstance(again.exception, ValueError) and "--overwrite" in str(again.exception)
+
+
+def test_the_command_without_photos_as_a_process(project):
+    (project / "data").rename(project / "moved")
+    command = [sys.executable, "-m", "unetlib", "export"]
+
+    def run(*more):
+        return subprocess.run(
+            [*command, *more], capture_output=True, text=True, cwd=ROOT, timeout=120,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"}, encoding="utf-8",
+        )  # fmt: skip
+
+    done = run("--precision", "int8")
+    assert done.returncode == 2 and "--source" in done.stderr and "Traceback" not in done.stderr
+    done = run("-o", str(project / "mine.onnx"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no IoU" in done.stdout and "mine.onnx" in done.stdout
+    assert OnnxNetwork(project / "mine.onnx").name == "unet_small"
+    assert run("nothing.pth").returncode == 1
+    assert run("-o", "x.pth").returncode == 2
