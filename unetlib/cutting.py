@@ -134,8 +134,9 @@ class Recipe:
         check_threshold(self.threshold)
         if self.refine not in REFINEMENTS:
             raise ValueError(f"refine {self.refine!r}: there are {', '.join(REFINEMENTS)}")
-        if not self.feather >= 0:
-            raise ValueError(f"feather {self.feather!r}: it is a width in pixels, 0 or more")
+        if not (0 <= self.feather < np.inf and np.isfinite(self.grow)):
+            text = f"grow {self.grow!r}, feather {self.feather!r}"
+            raise ValueError(f"{text}: widths in pixels, feather 0 or more")
         object.__setattr__(self, "background", read_background(self.background))
 
     def edge(self) -> dict[str, Any]:

@@ -7,9 +7,12 @@ import click
 
 from unetlib import __version__
 from unetlib.app.check import check
+from unetlib.app.cut import cut
+from unetlib.app.export import export
 from unetlib.app.options import read_settings, training_options
 from unetlib.app.pipeline import PRESETS, run_course
 from unetlib.app.prepare import prepare
+from unetlib.app.serve import app as web_app
 from unetlib.config import TrainOptions, read_options
 
 
@@ -93,6 +96,9 @@ def train(config, **given) -> None:
 
 
 app.add_command(check)
+app.add_command(web_app)
+app.add_command(cut)
+app.add_command(export)
 app.add_command(prepare)
 
 
