@@ -5,7 +5,7 @@ Images are uint8 (H, W, 3) RGB, soft masks and alphas float32 (H, W) in [0, 1], 
 """
 
 from unetlib.matting.alpha import check_threshold, soft_to_alpha
-from unetlib.matting.colours import estimate_foreground
+from unetlib.matting.colours import estimate_foreground, multilevel_colours
 from unetlib.matting.compose import (
     blurred,
     chequerboard,
@@ -19,5 +19,6 @@ from unetlib.matting.cutout import REFINEMENTS, CutOut, cut_out
 
 __all__ = [
     "REFINEMENTS", "CutOut", "blurred", "check_threshold", "chequerboard", "composite", "cut_out",
-    "estimate_foreground", "fit_cover", "greyed", "mixed", "parse_color", "soft_to_alpha",
+    "estimate_foreground", "fit_cover", "greyed", "mixed",
+    "multilevel_colours", "parse_color", "soft_to_alpha",
 ]  # fmt: skip

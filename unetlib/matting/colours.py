@@ -3,7 +3,13 @@
 import cv2
 import numpy as np
 
+from unetlib.matting.alpha import tiles
 from unetlib.matting.compose import check_image
+
+BLOCK = 16  # pixels: how finely it is noted where the edge is
+FEW, MANY = 2, 10  # passes over a large and over a small picture, as in the paper
+MID, LOW, HIGH = slice(1, -1), slice(None, -2), slice(2, None)
+NEIGHBOURS = ((LOW, MID), (HIGH, MID), (MID, LOW), (MID, HIGH))  # of a pixel: (rows, columns)
 
 
 def estimate_foreground(
@@ -48,3 +54,68 @@ def _blur_fusion(mix, front, back, a, shows_back, radius):
     mean_back = cv2.blur(back * shows_back, size) / (cv2.blur(shows_back, size)[..., None] + 1e-5)
     front = mean_front + a * (mix - a * mean_front - (1 - a) * mean_back)
     return np.clip(front, 0, 255), mean_back
+
+
+def multilevel_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The foreground's colours in the edge as `estimate_foreground` gives them, somewhat better.
+
+    image uint8 (H, W, 3), alpha uint8 (H, W) -> uint8 (H, W, 3); pixels of alpha 0 and 255 are
+    the image's. From the smallest picture up to the photo itself, foreground and background are
+    started from the size before and drawn towards their neighbours, least across steps of alpha,
+    while their mixture has to give the photo. Full size is worked on in tiles at the edge alone.
+
+    Method: Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020,
+    https://arxiv.org/abs/2006.14970, with sizes in powers of two.
+    """
+    result = image.copy()
+    edge = (alpha > 0) & (alpha < 255)
+    starts = (np.arange(0, n, BLOCK) for n in alpha.shape)
+    blocks = np.logical_or.reduceat(np.logical_or.reduceat(edge, next(starts), 0), next(starts), 1)
+    layers = np.zeros((6, 1, 1), np.uint8)
+    for level in range(max(alpha.shape).bit_length(), -1, -1):
+        step = 1 << level
+        mix, a = image[::step, ::step], alpha[::step, ::step]
+        passes = FEW if max(a.shape) > 32 else MANY
+        found = np.empty((6, *a.shape), np.uint8) if level else None
+        for tile in tiles(*a.shape, 64):
+            # A pixel depends on those of the smaller sizes that are up to 4 of theirs away.
+            around = tuple(
+                slice(max(0, s.start - 4) * step // BLOCK, -(-(s.stop + 4) * step // BLOCK))
+                for s in tile
+            )
+            if not blocks[around].any():
+                continue
+            rows, cols = (
+                np.arange(s.start - passes, s.stop + passes).clip(0, n - 1)
+                for s, n in zip(tile, a.shape, strict=True)
+            )
+            here = np.ix_(rows, cols)
+            if all(n[-1] - n[0] == len(n) - 1 for n in (rows, cols)):  # a view where none repeats
+                here = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+            both = layers.take(rows // 2, 1).take(cols // 2, 2)
+            both = _relaxed(both, mix[here], a[here], passes)
+            if level:
+                found[(slice(None), *tile)] = both
+            else:
+                result[tile][edge[tile]] = np.moveaxis(both[:3], 0, 2)[edge[tile]]
+        layers = found
+    return result
+
+
+def _relaxed(both, mix, alpha, passes):
+    """Foreground and background, uint8 (6, h, w), after some passes, each of which costs a rim."""
+    both = both.astype(np.float32).reshape(2, 3, *alpha.shape)
+    mix = np.stack(cv2.split(mix)).astype(np.float32)
+    a = alpha * np.float32(1 / 255)
+    for _ in range(passes):
+        here = a[1:-1, 1:-1]
+        total, pull = np.float32(0), np.float32(0)
+        for rows, cols in NEIGHBOURS:
+            weight = np.abs(here - a[rows, cols]) + np.float32(1e-5)
+            total, pull = total + weight, pull + weight * both[..., rows, cols]
+        pull /= total
+        mix, a = mix[:, 1:-1, 1:-1], here
+        missing = mix - a * pull[0] - (1 - a) * pull[1]
+        missing /= a * a + (1 - a) ** 2 + total
+        both = np.stack([pull[0] + a * missing, pull[1] + (1 - a) * missing]).clip(0, 255)
+    return np.rint(both).reshape(6, *a.shape).astype(np.uint8)
