@@ -122,6 +122,7 @@ def test_every_third_party_import_is_a_dependency():
     }
     names |= {"IPython": "ipykernel", "nbformat": "papermill", "nbclient": "papermill"}
     names |= {"yaml": "pyyaml", "google": "colab", "matplotlib_inline": "ipykernel"}
+    names |= {"tornado": "voila", "traitlets": "voila"}
     required = {re.split(r"[\[<>=! ]", text)[0] for text in PROJECT["project"]["dependencies"]}
     extras = PROJECT["project"]["optional-dependencies"]
     required |= {re.split(r"[\[<>=! ]", t)[0] for t in itertools.chain(*extras.values())}

@@ -3,19 +3,23 @@
 Runs under ipywidgets 8 and 7.7 alike.
 """
 
-import base64
 import io
 import re
+import sys
+import types
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
-from unetlib.app import browser
-from unetlib.app.browser import clear_upload, download_link
+from unetlib.app import browser, session
+from unetlib.app.browser import clear_upload, download_link, setup_script
 from unetlib.app.widget import build_app, builtin_examples, uploaded_files
 from unetlib.checkpoint import Checkpoint
+from unetlib.cutting import OUTPUTS, Recipe, cut_photo
 from unetlib.data.images import ImageError
 from unetlib.data.preprocess import Preprocess
 from unetlib.matting import chequerboard
@@ -54,16 +58,24 @@ def app():
     return build_app(Predictor(checkpoint, "cpu"), examples, preview=40)
 
 
-def send(app, name: str, content: bytes) -> None:
+def send(app, name: str, content: bytes, upload=None) -> None:
+    send_all(app, [(name, content)], upload)
+
+
+def send_all(app, files: list[tuple[str, bytes]], upload=None) -> None:
     """What the browser does on an upload, for the ipywidgets that is installed."""
+    upload = upload or app.upload
+    entries = [
+        {"name": name, "type": "image/png", "size": len(content), "last_modified": 0}
+        for name, content in files
+    ]
+    contents = [memoryview(content) for _, content in files]
     if int(widgets.__version__.split(".")[0]) >= 8:
-        entry = {"name": name, "type": "image/png", "size": len(content), "last_modified": 0}
-        app.upload.set_state({"value": [{**entry, "content": memoryview(content)}]})
+        value = [{**e, "content": c} for e, c in zip(entries, contents, strict=True)]
+        upload.set_state({"value": value})
     else:
-        app.upload.set_state(
-            {"metadata": [{"name": name, "size": len(content)}], "data": [memoryview(content)]}
-        )
-        app.upload.set_state({"_counter": app.upload._counter + 1})
+        upload.set_state({"metadata": entries, "data": contents})
+        upload.set_state({"_counter": upload._counter + len(files)})
 
 
 def calls(app) -> int:
@@ -93,7 +105,8 @@ def test_it_starts_with_the_first_example_cut_out(app):
     assert result.foreground_share == pytest.approx((disc()[..., 0] > 127).mean(), abs=0.01)
     words = app.page.status.value
     assert "80×60" in words and "64×64" in words and "cpu" in words and " ms" in words
-    assert f"{result.foreground_share:.1%}" in words
+    share = int(re.search(r"foreground about (\d+)%", words)[1])
+    assert share == pytest.approx(100 * result.foreground_share, abs=2)  # of a small picture
     assert "Disc, 80×60" in app.page.captions["original"].value
 
 
@@ -112,6 +125,7 @@ def test_the_network_runs_only_for_another_photo_or_working_size(app):
 
 def test_the_result_follows_the_threshold(app):
     soft = app.soft
+    app.refine.value = "none"
     for threshold in (0.1, 0.5, 0.98):
         app.threshold.value = threshold
         np.testing.assert_array_equal(app.result.binary, 255 * (soft >= np.float32(threshold)))
@@ -127,9 +141,9 @@ def test_previews_are_small_and_show_chequerboard_or_colour(app):
     app.background.value = "Colour"
     app.color.value = "#0a4678"
     assert np.abs(shown(app)[1, 1].astype(int) - [10, 70, 120]).max() < 12
-    assert app.color.layout.display == "flex"
+    assert app.page.color_field.layout.display is None
     app.background.value = "Transparent"
-    assert app.color.layout.display == "none"
+    assert app.page.color_field.layout.display == "none"
 
 
 def test_an_upload_is_cut_out_and_can_come_twice(app):
@@ -187,7 +201,7 @@ def test_no_foreground_gets_a_word(app):
 
 
 def test_a_bug_in_a_callback_is_said_and_logged(app, monkeypatch, caplog):
-    monkeypatch.setattr(app.predictor, "predict", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(app.predictor, "predict_small", lambda *_, **__: 1 / 0)
     app.working_size.value = 128
     assert isinstance(app.error, ZeroDivisionError)
     assert "ZeroDivisionError" in app.page.message.value
@@ -198,9 +212,12 @@ def test_memory_running_out_is_said(app, monkeypatch):
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(app.predictor, "predict", full)
+    monkeypatch.setattr(app.predictor, "predict_small", full)
     app.examples["Tall"].click()
     assert "memory" in app.page.message.value and app.page.status.value == ""
+    send(app, "me.png", png(disc()))
+    assert "memory" in app.page.message.value
+    assert 'data-count="1"' in app.page.thumbnails.value  # widget.js sends the next file then
 
 
 @pytest.mark.parametrize("kind", ["foreground", "mask_soft", "mask_binary"])
@@ -209,17 +226,205 @@ def test_downloads_are_the_result_at_full_size(app, kind):
     app.buttons[kind].click()
     link = app.page.link.value
     assert f'download="my.photo_{kind}.png"' in link
-    data = base64.b64decode(re.search(r'href="data:image/png;base64,([^"]+)"', link)[1])
-    got = np.asarray(Image.open(io.BytesIO(data)))
-    soft = np.rint(app.soft * 255).astype(np.uint8)
+    got = np.asarray(Image.open(io.BytesIO(app.page.file.value)))
+    soft = np.rint(app.result.soft * 255).astype(np.uint8)
     want = {"foreground": app.result.rgba, "mask_soft": soft, "mask_binary": app.result.binary}
     np.testing.assert_array_equal(got, want[kind])
     app.threshold.value = 0.7
     assert app.page.link.value == ""  # it was for another threshold
 
 
+SETTINGS = [
+    {},
+    {"threshold": 0.3, "refine": "none", "feather": 2.0, "grow": -1.5},
+    {"largest": True, "fill_holes": True, "background": ("Colour", "#0a4678")},
+    {"background": ("Blur", "blur:0.05"), "size": 96},
+    {"background": ("Grey", "grey")},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_downloads_are_the_bytes_of_unetlib_cut(app, tmp_path, settings):
+    """The same photo from a file through `cut_photo`, which is what the command calls."""
+    Image.fromarray(disc(70, 120)).save(tmp_path / "me.jpg", dpi=(300, 300), quality=90)
+    send(app, "me.jpg", (tmp_path / "me.jpg").read_bytes())
+    kind, background = settings.get("background", ("Transparent", None))
+    for name, value in settings.items():
+        control = {"size": "working_size"}.get(name, name)
+        if name != "background":
+            getattr(app, control).value = value
+    app.background.value = kind
+    app.color.value, app.page.blur.value = "#0a4678", 0.05
+    recipe = Recipe(**{**settings, "background": background})
+    cut = cut_photo(tmp_path / "me.jpg", app.predictor, recipe)
+    for kind in OUTPUTS:
+        assert app.download(kind) == (f"me_{kind}.png", cut.encode(kind))
+    clear = cut_photo(tmp_path / "me.jpg", app.predictor, replace(recipe, background=None))
+    assert app.download("transparent") == ("me_transparent.png", clear.encode())
+    assert app.error is None
+
+
+def test_a_picture_of_ones_own_lies_behind(app):
+    send(app, "beach.png", png(np.full((20, 20, 3), (10, 200, 90), np.uint8)), app.page.picture)
+    assert app.name == "Disc" and not app.uploads  # it is no photo to cut out
+    app.background.value = "Picture"
+    picture = np.asarray(Image.open(io.BytesIO(app.download()[1])))
+    assert (picture[0, 0] == (10, 200, 90)).all()
+    assert "on your picture" in app.page.captions["cutout"].value
+    send(app, "notes.txt", b"text", app.page.picture)
+    assert "notes.txt: not an image" in app.page.message.value
+
+
+def test_several_photos_a_strip_to_choose_from_and_a_zip(app):
+    photos = {"a.png": disc(), "b.jpg": disc(40, 50), "b.png": disc(50, 40)}
+    for name, photo in photos.items():
+        send(app, name, png(photo))
+    strip = app.page.photos.children
+    assert [button.description for button in strip] == list(photos)
+    assert app.name == "b.png" and "unetlib-chosen" in strip[2]._dom_classes
+    strip[0].click()
+    assert app.name == "a.png" and "unetlib-chosen" in strip[0]._dom_classes
+    assert "unetlib-chosen" not in strip[2]._dom_classes
+    app.threshold.value = 0.6
+    app.buttons["zip"].click()
+    assert app.error is None and 'download="cutouts.zip"' in app.page.link.value
+    with zipfile.ZipFile(io.BytesIO(app.page.file.value)) as archive:
+        kinds = ("mask_binary", "mask_soft", "foreground")
+        assert archive.namelist() == [f"{s}_{k}.png" for s in ("a", "b", "b (2)") for k in kinds]
+        for name, stem in zip(photos, ("a", "b", "b (2)"), strict=True):
+            cut = cut_photo(app.uploads[name], app.predictor, app.recipe)
+            for kind in kinds:
+                assert archive.read(f"{stem}_{kind}.png") == cut.encode(kind)
+    app.page.clear.click()
+    assert not app.uploads and not app.page.photos.children and app.name == "a.png"
+
+
+def test_equal_names_and_equal_files(app):
+    for photo in (disc(), disc(40, 50), disc()):
+        send(app, "IMG.jpg", png(photo))
+    assert list(app.uploads) == ["IMG.jpg", "IMG (2).jpg"] and app.name == "IMG.jpg"
+
+
+def test_one_bad_file_among_good_ones(app):
+    """They come in one message where they are small."""
+    files = [("1.png", png(disc())), ("2.txt", b"text"), ("3.png", png(disc(50, 50)))]
+    send_all(app, files)
+    assert list(app.uploads) == ["1.png", "3.png"] and app.name == "3.png"
+    assert "2.txt: not an image" in app.page.message.value
+    assert 'data-count="3"' in app.page.thumbnails.value
+
+
+def test_the_number_of_photos_is_limited(app, monkeypatch):
+    monkeypatch.setattr(session, "MAX_PHOTOS", 2)
+    for number in range(3):
+        send(app, f"{number}.png", png(disc(40, 40 + number)))
+    assert len(app.uploads) == 2 and "unetlib cut" in app.page.message.value
+    assert app.name == "1.png" and 'data-count="3"' in app.page.thumbnails.value
+
+
+def test_settings_that_are_folded_away(app):
+    page = app.page
+    assert page.details.layout.display == "none"
+    page.more.value = True
+    assert page.details.layout.display is None
+    assert app.buttons["transparent"].layout.display == "none"
+    app.background.value = "Blur"
+    assert app.buttons["transparent"].layout.display is page.blur_field.layout.display is None
+
+
+def test_slow_refinement_waits_until_a_slider_is_let_go(app, monkeypatch):
+    monkeypatch.setattr(app.viewer, "pictures", lambda recipe: ({}, 0.5))
+    app.refine.value = "closed-form"
+    assert not app.threshold.continuous_update
+    app.refine.value = "guided"
+    assert app.threshold.continuous_update and app.error is None
+
+
+def test_another_network_and_the_timelapse(app, tmp_path):
+    empty = build_app(app.predictor, {}, outputs=tmp_path)
+    assert len(empty.page.checkpoint.options) == 1 and "Timelapse" not in words_of(empty.widget)
+    for folder in ("checkpoints", "videos"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "checkpoints" / "broken.pth").write_bytes(b"no network")
+    (tmp_path / "checkpoints" / "training_state.pth").write_bytes(b"")
+    (tmp_path / "videos" / "run.mp4").write_bytes(b"film")
+    other = build_app(app.predictor, {"Disc": disc()}, outputs=tmp_path, checkpoint="mine.pth")
+    assert [name for name, _ in other.page.checkpoint.options] == ["mine.pth", "broken.pth"]
+    before = other.soft
+    other.page.checkpoint.value = tmp_path / "checkpoints" / "broken.pth"
+    assert "broken.pth" in other.page.message.value
+    np.testing.assert_array_equal(other.soft, before)
+    assert "Timelapse" in words_of(other.widget) and not other.page.screen.children
+    other.page.videos.value = tmp_path / "videos" / "run.mp4"
+    assert other.page.screen.children[0].value == b"film"
+
+
+def test_a_click_moves_the_enlarged_piece(app):
+    app.set_image(np.tile(disc(), (6, 6, 1)), "large")
+    before = app.page.previews["edge"].value, app.page.previews["original"].value
+    app.page.point.value = "0.9000 0.1000"
+    assert app.viewer.point == (0.9, 0.1) and calls(app) == 2
+    assert (app.page.previews["edge"].value, app.page.previews["original"].value) != before
+    app.working_size.value = 96
+    assert app.viewer.point == (0.9, 0.1)  # the same photo
+    app.page.point.value = "somewhere"
+    assert isinstance(app.error, ValueError)
+
+
+def test_the_enlarged_piece_is_a_piece_of_what_is_saved(app):
+    app.set_image(np.tile(disc(90, 120), (5, 5, 1)), "large")
+    app.background.value, app.color.value = "Colour", "#0a4678"
+    for point in (0.31, 0.5), (0.0, 0.0), (1.0, 0.55):
+        app.page.point.value = f"{point[0]} {point[1]}"
+        whole = app.cut(app.recipe).picture[app.viewer.frame()].astype(int)
+        piece = shown(app, "edge").astype(int)
+        assert piece.shape == whole.shape == (108, 144, 3)
+        assert np.abs(piece - whole).mean() < 4  # JPEG
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (10, 2000), (3000, 7), (33, 2)])
+def test_photos_of_odd_shapes(app, shape):
+    app.largest.value = app.fill_holes.value = True
+    app.set_image(np.full((*shape, 3), 250, np.uint8), "odd")
+    assert app.error is None and app.result.rgba.shape == (*shape, 4)
+    rows, cols = app.viewer.frame()
+    assert 0 <= rows.start < rows.stop <= shape[0] and 0 <= cols.start < cols.stop <= shape[1]
+
+
+def test_colab_has_an_upload_of_its_own(app, monkeypatch):
+    """Files over 1 MB fail silently in a FileUpload there."""
+    colab, files = types.ModuleType("google.colab"), types.ModuleType("google.colab.files")
+    files.upload = lambda: {"me.png": png(disc(44, 55))}
+    colab.files = files
+    for module in (colab, files):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    there = build_app(app.predictor, {})
+    assert isinstance(there.upload, widgets.Button)
+    there.upload.click()
+    assert there.error is None and there.name == "me.png" and there.image.shape == (44, 55, 3)
+    files.upload = lambda: {"notes.txt": b"text"}
+    there.upload.click()
+    assert "notes.txt: not an image" in there.page.message.value
+    files.upload = lambda: {}  # cancelled
+    there.upload.click()
+    assert there.error is None and there.name == "me.png"
+
+
+def test_the_page_knows_how_large_a_file_may_be(app, monkeypatch):
+    assert 'data-limit="9"' in setup_script() and "up to 9 MB" in words_of(app.widget)
+    monkeypatch.setenv(browser.UPLOAD_VARIABLE, "30")
+    assert 'data-limit="30"' in setup_script()
+
+
+def words_of(widget) -> str:
+    """The text of all HTML in a widget."""
+    if isinstance(widget, widgets.HTML):
+        return widget.value
+    return "".join(words_of(child) for child in getattr(widget, "children", ()))
+
+
 def test_a_files_name_cannot_break_out_of_the_link():
-    link = download_link('"><script>alert(1)</script>.png', b"x")
+    link = download_link('"><script>alert(1)</script>.png', 1)
     assert "<script>" not in link and link.count("<img") == 1
 
 

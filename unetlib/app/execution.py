@@ -28,7 +28,7 @@ def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> d
     output, began, failure = folder / notebook.name, time.monotonic(), None
     output.unlink(missing_ok=True)  # what an earlier run left must not pass for this one's
     bar = {"desc": f"  {notebook.stem}", "leave": False} if sys.stderr.isatty() else False
-    with _this_python(), _quiet("papermill", "traitlets"):
+    with this_python(), _quiet("papermill", "traitlets"):
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -126,7 +126,7 @@ def _failing_cell(output: Path, name: str, message: str) -> tuple[int | None, st
 
 
 @contextmanager
-def _this_python() -> Iterator[None]:
+def this_python() -> Iterator[None]:
     """Make "python3" mean the interpreter that runs us, whatever kernels the user has installed."""
     from ipykernel.kernelspec import get_kernel_dict
 
