@@ -116,8 +116,8 @@ class OnnxNetwork:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1 if probe else self.threads or 0
-        # threads that wait do not keep cores busy, which encode files meanwhile
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # threads wait busily within a call, which is 5 % quicker, but leave the cores after it
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if probe:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if size:

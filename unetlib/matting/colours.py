@@ -6,6 +6,7 @@ import numpy as np
 from unetlib.matting.alpha import tiles
 from unetlib.matting.compose import check_image
 
+FINE = 1 << 16  # pixels: about so many has the finest size in which neighbours are looked at
 BLOCK = 16  # pixels: how finely it is noted where the edge is
 FEW, MANY = 2, 10  # passes over a large and over a small picture, as in the paper
 MID, LOW, HIGH = slice(1, -1), slice(None, -2), slice(2, None)
@@ -59,47 +60,66 @@ def _blur_fusion(mix, front, back, a, shows_back, radius):
 def multilevel_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """The foreground's colours in the edge as `estimate_foreground` gives them, somewhat better.
 
-    image uint8 (H, W, 3), alpha uint8 (H, W) -> uint8 (H, W, 3); pixels of alpha 0 and 255 are
-    the image's. From the smallest picture up to the photo itself, foreground and background are
-    started from the size before and drawn towards their neighbours, least across steps of alpha,
-    while their mixture has to give the photo. Full size is worked on in tiles at the edge alone.
+    image uint8 (H, W, 3), alpha uint8 (H, W) -> uint8 (H, W, 3); pixels of alpha 255 are the
+    image's, those of alpha 0 black. From the smallest picture up to half the photo's size (an
+    eighth of large ones), foreground and background are started from the size before and drawn
+    towards their neighbours, least across steps of alpha, while their mixture has to give the
+    photo. At full size they are corrected by what the mixture lacks. All is worked on in tiles, at
+    the edge alone.
 
     Method: Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020,
     https://arxiv.org/abs/2006.14970, with sizes in powers of two.
     """
-    result = image.copy()
+    result = cv2.copyTo(image, alpha)
     edge = (alpha > 0) & (alpha < 255)
     starts = (np.arange(0, n, BLOCK) for n in alpha.shape)
     blocks = np.logical_or.reduceat(np.logical_or.reduceat(edge, next(starts), 0), next(starts), 1)
     layers = np.zeros((6, 1, 1), np.uint8)
-    for level in range(max(alpha.shape).bit_length(), -1, -1):
-        step = 1 << level
-        mix, a = image[::step, ::step], alpha[::step, ::step]
-        passes = FEW if max(a.shape) > 32 else MANY
-        found = np.empty((6, *a.shape), np.uint8) if level else None
-        for tile in tiles(*a.shape, 64):
-            # A pixel depends on those of the smaller sizes that are up to 4 of theirs away.
-            around = tuple(
-                slice(max(0, s.start - 4) * step // BLOCK, -(-(s.stop + 4) * step // BLOCK))
-                for s in tile
-            )
-            if not blocks[around].any():
-                continue
-            rows, cols = (
-                np.arange(s.start - passes, s.stop + passes).clip(0, n - 1)
-                for s, n in zip(tile, a.shape, strict=True)
-            )
-            here = np.ix_(rows, cols)
-            if all(n[-1] - n[0] == len(n) - 1 for n in (rows, cols)):  # a view where none repeats
-                here = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-            both = layers.take(rows // 2, 1).take(cols // 2, 2)
-            both = _relaxed(both, mix[here], a[here], passes)
-            if level:
-                found[(slice(None), *tile)] = both
-            else:
-                result[tile][edge[tile]] = np.moveaxis(both[:3], 0, 2)[edge[tile]]
-        layers = found
+    finest = min(max(1, round(np.log2(max(1, alpha.size / FINE)) / 2)), 3)  # 1/2 to 1/8
+    for level in range(max(alpha.shape).bit_length(), finest - 1, -1):
+        layers = _finer(layers, image, alpha, blocks, level)
+
+    front, back = (cv2.merge(list(np.ascontiguousarray(half))) for half in np.split(layers, 2))
+    scale = 0.5**finest
+    for tile in tiles(*alpha.shape):
+        if not blocks[tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in tile)].any():
+            continue
+        a = alpha[tile] * np.float32(1 / 255)
+        matrix = np.array([[scale, 0, tile[1].start * scale], [0, scale, tile[0].start * scale]])
+        how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+        f, b = (cv2.warpAffine(layer, matrix, a.shape[::-1], **how) for layer in (front, back))
+        # f += a / (a² + (1 - a)²) * (image - (a * f + (1 - a) * b))
+        mixture = cv2.blendLinear(f, b, a, 1 - a)
+        missing = cv2.subtract(image[tile], mixture, dtype=cv2.CV_32F)
+        missing *= (a / (a * a + (1 - a) ** 2))[..., None]
+        found = cv2.add(f, missing, dtype=cv2.CV_8U)
+        cv2.copyTo(found, edge[tile].view(np.uint8), result[tile])
     return result
+
+
+def _finer(layers, image, alpha, blocks, level) -> np.ndarray:
+    """Foreground and background, uint8 (6, h, w), at 1 / 2**level, from those one level above."""
+    step = 1 << level
+    mix, a = image[::step, ::step], alpha[::step, ::step]
+    passes = FEW if max(a.shape) > 32 else MANY
+    found = np.empty((6, *a.shape), np.uint8)
+
+    for tile in tiles(*a.shape, 64):
+        # A pixel depends on those of the smaller sizes that are up to 4 of theirs away.
+        around = tuple(
+            slice(max(0, s.start - 4) * step // BLOCK, -(-(s.stop + 4) * step // BLOCK))
+            for s in tile
+        )
+        if not blocks[around].any():
+            continue
+        rows, cols = (
+            np.arange(s.start - passes, s.stop + passes).clip(0, n - 1)
+            for s, n in zip(tile, a.shape, strict=True)
+        )
+        here = np.ix_(rows, cols)
+        both = layers.take(rows // 2, 1).take(cols // 2, 2)
+        found[(slice(None), *tile)] = _relaxed(both, mix[here], a[here], passes)
+    return found
 
 
 def _relaxed(both, mix, alpha, passes):

@@ -96,7 +96,7 @@ def cut_out(
     mask = largest_part(mask) if largest else mask
     mask = without_holes(mask) if fill_holes else mask
     mask = grown(mask, grow) if grow else mask
-    mask = feathered(mask, feather) if feather else mask
+    mask = feathered(mask, feather) if feather > 0.01 else mask
     if own_alpha is not None:
         mask = np.minimum(mask, own_alpha * np.float32(1 / 255))
     if changed:
@@ -105,9 +105,9 @@ def cut_out(
     alpha = _alpha8(soft, binary, t)
     if own_alpha is not None:
         alpha = np.minimum(alpha, own_alpha)
-    colours = multilevel_colours(image, alpha)
-    colours = cv2.copyTo(colours, alpha)  # invisible colours would cost bytes and leak the old ones
-    return CutOut(soft, binary, cv2.merge([*cv2.split(colours), alpha]))
+    rgba = cv2.cvtColor(multilevel_colours(image, alpha), cv2.COLOR_RGB2RGBA)
+    rgba[..., 3] = alpha
+    return CutOut(soft, binary, rgba)
 
 
 def _in_tiles(function, mask: np.ndarray) -> np.ndarray:

@@ -12,10 +12,14 @@ REACH = 20  # pixels of what is certain that closed-form matting sees around the
 
 def edge_width(mask: np.ndarray) -> float:
     """How wide the uncertain band (0.1 to 0.9) is along the contour at 0.5, in pixels; 0: none."""
+    step = max(
+        1, int(np.sqrt(mask.size / MOST))
+    )  # a part of a large mask tells
+    mask = mask[::step, ::step]
     on = inside(mask)
     crossings = np.count_nonzero(on[1:] != on[:-1]) + np.count_nonzero(on[:, 1:] != on[:, :-1])
     band = np.count_nonzero((mask > 0.1) & (mask < 0.9))
-    return 4 / np.pi * band / crossings if crossings else 0.0
+    return step * 4 / np.pi * band / crossings if crossings else 0.0
 
 
 def guided(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -46,7 +50,7 @@ def guided(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
             coarse = _steeper(coarse, 0.2)
         reach = round(radius / scale)
         lines = guided_lines(small, coarse, reach)
-    return _steeper(_apply(image, lines, coarse, 2 * reach), 0.1)
+    return _apply(image, lines, coarse, 2 * reach, ends=0.1)
 
 
 def _steeper(mask: np.ndarray, ends: float) -> np.ndarray:
@@ -57,7 +61,10 @@ def _steeper(mask: np.ndarray, ends: float) -> np.ndarray:
 
 
 def _shrunk(array: np.ndarray, scale: float, shape: tuple[int, int]) -> np.ndarray:
-    """The array at the size that a photo of `shape` has when it is made `scale` times smaller."""
+    """The array at the size that a photo of `shape` has when it is made `scale` times smaller, by
+    area averages; where each would be of many pixels, of every second or third of them."""
+    skip = max(1, int(scale * max(array.shape[:2]) / max(shape) / 3))
+    array = array[::skip, ::skip]
     size = max(1, round(shape[1] / scale)), max(1, round(shape[0] / scale))
     return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
 
@@ -97,8 +104,9 @@ def along(lines: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.clip(rest, 0, 1, out=rest)
 
 
-def _apply(image, lines, coarse, reach) -> np.ndarray:
-    """Lines of a reduced size on the whole photo; 0 and 1 are copied where nothing else is near."""
+def _apply(image, lines, coarse, reach, ends=0.0) -> np.ndarray:
+    """Lines of a reduced size on the whole photo, made steeper; 0 and 1 are copied where nothing
+    else is near."""
     shape, down = image.shape[:2], np.array(lines.shape[:2]) / image.shape[:2]
     kernel = np.ones((2 * reach + 5,) * 2, np.uint8)
     low, high = cv2.erode(coarse, kernel), cv2.dilate(coarse, kernel)
@@ -119,7 +127,7 @@ def _apply(image, lines, coarse, reach) -> np.ndarray:
         how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         size = out[tile].shape[::-1]
         full = cv2.warpAffine(cut, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
-        out[tile] = along(full, image[tile])
+        out[tile] = _steeper(along(full, image[tile]), ends)
     return out
 
 
