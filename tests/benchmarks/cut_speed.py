@@ -103,7 +103,7 @@ def main() -> None:
     for size in ((1280, 720), (3000, 3000)):
         time_photo(jpeg(one, size), f"{size[0]}x{size[1]}", predictor, session)
 
-    differences, ious = [], []
+    differences, ious, full = [], [], []
     plain = Recipe(refine="none")
     for name, photo in photos.items():
         given = ImageOps.exif_transpose(photo.convert("RGB"))
@@ -112,11 +112,17 @@ def main() -> None:
         a, b = ours >= 127.5, theirs >= 127.5
         differences.append(np.abs(ours - theirs).mean())
         ious.append((a & b).sum() / max(1, (a | b).sum()))
+        full.append(np.asarray(given).max() == 255)
         if len(photos) <= 5:
             print(f"   {name}: difference {differences[-1]:.2f} of 255, IoU {ious[-1]:.4f}")
     print(
         f"masks of {len(photos)} photos: mean difference {np.mean(differences):.2f} of 255, IoU at "
-        f"0.5 {np.mean(ious):.4f} (lowest {min(ious):.4f})"
+        f"0.5 {np.mean(ious):.4f} (median {np.median(ious):.4f}, lowest {min(ious):.4f})"
+    )
+    # rembg divides by a photo's largest value, we (and the training) by 255
+    same = np.array(ious)[full]
+    print(
+        f"   the {len(same)} whose largest value is 255: {same.mean():.4f} (lowest {min(same):.4f})"
     )
 
     photo = home / "photo.jpg"
