@@ -26,6 +26,7 @@ from torch import nn
 
 from unetlib.app import batch
 from unetlib.app.cut import cut, find_checkpoints
+from unetlib.app.plan import plan
 from unetlib.checkpoint import Checkpoint
 from unetlib.cutting import Recipe
 from unetlib.data.preprocess import Preprocess
@@ -317,7 +318,7 @@ def test_no_two_tasks_share_a_target(tmp_path_factory, chosen, each, random):
 
     outcomes = []
     try:
-        tasks = batch.plan([*map(str, listed)], root / "out", name, outcomes)
+        tasks = plan([*map(str, listed)], root / "out", name, outcomes)
     except ValueError as error:
         assert "both write" in str(error) or "no photo" in str(error)
         return
@@ -332,20 +333,58 @@ def test_no_two_tasks_share_a_target(tmp_path_factory, chosen, each, random):
 # --- what is done --------------------------------------------------------------------------------
 
 
-def test_what_is_done_is_skipped_until_the_photo_is_newer_or_a_file_is_gone():
+def test_what_is_there_is_kept_and_what_is_missing_or_outdated_is_told():
     put("in/a.jpg", "in/b.jpg", "in/c.jpg")
     call("in", "-o", "out")
     made = {name: Path("out", name).stat().st_mtime_ns for name in names()}
     later = time.time() + 60
     os.utime("in/b.jpg", (later, later))
     Path("out/c_mask_soft.png").unlink()
-    said = call("in", "-o", "out").output
-    assert "2 cut out" in said and "1 done before (--overwrite cuts them again)" in said
+    said = call("in", "-o", "out", code=1)
+    assert (
+        "1 cut out" in said.output and "1 done before (--overwrite cuts them again)" in said.output
+    )
+    assert "b.jpg: changed after it was cut out: --overwrite cuts it again" in said.stderr
     now = {name: Path("out", name).stat().st_mtime_ns for name in names()}
-    assert {name for name in made if made[name] == now[name]} == three("a")
+    assert {name for name in made if made[name] != now[name]} == {"c_mask_soft.png"}
     assert "network" in call("in", "-o", "out", "--overwrite").output
     os.utime("in/b.jpg", (0, 0))
     assert "network" not in call("in", "-o", "out").output  # nothing to do, nothing is loaded
+
+
+def test_a_file_of_ones_own_is_never_replaced_unasked():
+    put("in/me.jpg")
+    Path("in/me_foreground.png").write_text("precious")
+    Path("in/me_mask_soft.png").touch()  # empty, as a full disk leaves it
+    assert "1 cut out" in call("in/me.jpg", "-o", "in").output
+    assert Path("in/me_foreground.png").read_text() == "precious"
+    assert pixels(Path("in/me_mask_soft.png")).shape and Path("in/me_mask_binary.png").exists()
+    call("in/me.jpg", "-o", "in", "--overwrite")
+    assert pixels(Path("in/me_foreground.png")).shape[2] == 4
+    Path("one.png").write_text("another's")
+    with pytest.raises(ValueError, match="one.png is there already: --overwrite"):
+        call("in/me.jpg", "-o", "one.png")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["", "-o", "out"], "an input is empty"),
+        (["in", "-o", ""], "-o is empty"),
+        (["in/a.jpg", "-o", "a.mp4"], "is a photo: its file ends in .png, .webp"),
+        (["moving.gif", "-o", "a.png"], "is a video: its file ends in .mp4"),
+        (["moving.gif", "--mask-only"], "--mask-only and --comparison are for photos"),
+        (["in/a.jpg", "moving.gif", "--comparison"], "are for photos"),
+        (["-", "-o", "a.mp4"], "one photo, no video"),
+        (["in", "--background", "beach.jpg"], "background 'beach.jpg'.*steelblue"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_is_done(args, words):
+    put("in/a.jpg")
+    frames = [picture(), picture().rotate(180)]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=words):
+        call(*args)
 
 
 def test_a_file_that_is_there_is_not_replaced_unasked():
@@ -411,7 +450,7 @@ def test_a_photo_without_foreground_is_an_empty_cut_out_and_a_word():
     put("me.png", color=BLUE)
     said = call("me.png", "-o", "out").output
     assert not pixels("out/me_foreground.png").any() and not pixels("out/me_mask_binary.png").any()
-    assert "me.png: nothing is left in the cut-out" in said and "threshold 0.5" in said
+    assert "me.png: no pixel reaches the threshold" in said and "threshold of 0.5" in said
     highest = 1 / (1 + np.exp(-12 * (20 / 255 - 0.5)))
     assert f"highest value of the soft mask {highest:.3f}" in said
 
@@ -636,7 +675,7 @@ def test_a_bad_photo_on_standard_input_gives_no_bytes(network):
     file = io.BytesIO()
     Image.new("RGB", (9, 9), BLUE).save(file, "PNG")
     result = call("-", "--format", "webp", input=file.getvalue())
-    assert "standard input: nothing is left" in result.stderr
+    assert "standard input: no pixel reaches" in result.stderr
     with Image.open(io.BytesIO(result.stdout_bytes)) as image:
         assert image.format == "WEBP" and image.size == (9, 9)
 

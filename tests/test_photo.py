@@ -37,7 +37,16 @@ def test_profile_and_resolution_are_read_and_carried(photo, format):
     assert "icc_profile" not in mask.info  # a mask has no colours
 
 
+def test_resolution_is_turned_with_the_photo(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = file_of(Image.fromarray(photo(20, 30)), "JPEG", exif=exif, dpi=(300, 200))
+    found = open_photo(source)
+    assert found.rgb.shape == (30, 20, 3) and found.dpi == pytest.approx((200, 300))
+
+
 def test_a_photo_without_them_has_none(photo):
+    assert open_photo(file_of(Image.fromarray(photo()), "TIFF")).dpi is None
     found = open_photo(photo())
     assert found.icc is None and found.dpi is None and found.alpha is None and found.name == ""
 

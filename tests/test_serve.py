@@ -19,6 +19,9 @@ from unetlib.app import serve
 from unetlib.app.browser import UPLOAD_VARIABLE
 from unetlib.app.cli import main
 from unetlib.app.course import find_notebooks
+from unetlib.checkpoint import Checkpoint, save_checkpoint
+from unetlib.data.preprocess import Preprocess
+from unetlib.models import build_model
 
 
 def tagged(source: str, *tags: str):
@@ -109,6 +112,8 @@ def test_without_a_network_it_says_how_to_get_one(tmp_path, monkeypatch, capsys,
         port = str(other.getsockname()[1])
         code, words = run("--checkpoint", str(tmp_path / "mine.pth"), "--port", port, capsys=capsys)
     assert code == 1 and f"port {port}" in words
+    code, words = run("--checkpoint", str(tmp_path / "mine.pth"), "--port", "0", capsys=capsys)
+    assert code == 2 and "mine.pth is damaged" in words  # said here, not to the visitors
 
 
 def test_wrong_requests():
@@ -146,9 +151,10 @@ def test_limits(tmp_path, monkeypatch, capsys, with_voila):
     for name in ("JUPYTER_PATH", UPLOAD_VARIABLE):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path))
-    (tmp_path / "mine.onnx").write_bytes(b"")
+    network = Checkpoint(build_model("unet_small", base=8), Preprocess((64, 64)))
+    save_checkpoint(tmp_path / "mine.pth", network)
     monkeypatch.chdir(tmp_path)
-    code, words = run("--checkpoint", "mine.onnx", "--port", "0", "--no-browser", capsys=capsys)
+    code, words = run("--checkpoint", "mine.pth", "--port", "0", "--no-browser", capsys=capsys)
     assert not code, words
     config = seen["config"]
     assert config.Voila.ip == "127.0.0.1" and config.Voila.open_browser is False
@@ -158,5 +164,5 @@ def test_limits(tmp_path, monkeypatch, capsys, with_voila):
     assert config.MappingKernelManager.cull_idle_timeout == 900
     assert config.VoilaConfiguration.file_allowlist == []
     assert config.VoilaConfiguration.show_tracebacks is False
-    assert str(tmp_path / "mine.onnx") in seen["page"] and seen["root"] == str(tmp_path)
+    assert str(tmp_path / "mine.pth") in seen["page"] and seen["root"] == str(tmp_path)
     assert not seen["template"].exists()  # the folder is gone with the server

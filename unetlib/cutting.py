@@ -100,7 +100,7 @@ def read_background(text: str | Background | None) -> Background:
         if _is_file(text):
             return Background("image", image=np.asarray(load_image(find_input(text))))
         return Background("color", parse_color(text))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"background {text!r}: {error}. There are: {BACKGROUNDS}") from error
 
 

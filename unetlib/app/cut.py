@@ -48,19 +48,21 @@ def cut(
     unetlib cut clip.mp4 -o clip.mov         A video: .webm, .mov, .gif, or .mp4.
     unetlib cut - < me.jpg > me.png
 
-    What is done is skipped, so a call that was cut off goes on when the same command is given
-    again. Files that cannot be cut are listed at the end; exit code 1 then. --background takes
-    '#0a4678', '0,255,0', 'steelblue', 'white@0.7' (over the old one), 'blur:0.05' and files; videos
-    are .mp4 then, else .webm; frames are PNGs. Repeated, --checkpoint averages networks; default is
-    best_model.onnx in outputs/checkpoints, or best_model.pth where that is newer or alone.
+    What is there is kept, so a call that was cut off goes on when the same command is given
+    again; --overwrite replaces it. Files that cannot be cut are listed at the end; exit code 1
+    then. --background takes '#0a4678', '0,255,0', 'steelblue', 'white@0.7' (over the old one),
+    'blur:0.05', 'grey' and files; videos are .mp4 then, else .webm; frames are PNGs. Repeated,
+    --checkpoint averages networks; default is best_model.onnx in outputs/checkpoints, or
+    best_model.pth where that is newer or alone.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     folder, file = find_target(into, inputs, format)
     if comparison and (file or not folder):
         raise ValueError("--comparison is a file of its own: take a folder, -o FOLDER")
 
     from unetlib.app import batch  # brings OpenCV: after the cheap checks
+    from unetlib.app.plan import Outcome, plan
     from unetlib.cutting import Recipe
     from unetlib.video import default_target, is_video
 
@@ -68,7 +70,7 @@ def cut(
     alone = "mask_soft" if mask_only else "foreground"
     kinds = ["mask_binary", "mask_soft", *["foreground"] * (not mask_only)]
     kinds += ["comparison"] * comparison
-    stream, outcomes, opened = inputs == ("-",), [], []
+    stream, outcomes, opened, changed = inputs == ("-",), [], [], []
 
     def open_predictor(threads: int | None):
         predictor = batch.Predictor(checkpoints, device, flip=flip, threads=threads)
@@ -80,6 +82,11 @@ def cut(
 
     def name_targets(source: Path, base: Path) -> dict[str, Path]:
         video = is_video(source)
+        if video and (mask_only or comparison):
+            raise ValueError(f"{source} is a video: --mask-only and --comparison are for photos")
+        if file and video == (file.suffix[1:].lower() in PICTURES):
+            what, ends = ("video", FILMS) if video else ("photo", PICTURES)
+            raise ValueError(f"{source} is a {what}: its file ends in .{', .'.join(ends)}")
         if file:
             return {"video" if video else alone: file}
         if video:
@@ -89,10 +96,15 @@ def cut(
         ends = {kind: f"_{kind}.{format or 'png'}" for kind in kinds}
         return {kind: base.with_name(base.name + end) for kind, end in ends.items()}
 
-    tasks = [] if stream else batch.plan(inputs, folder, name_targets, outcomes)
-    todo = [task for task in tasks if overwrite or not task.is_done()]
-    if file and file.exists() and not overwrite and (todo or stream):
-        raise ValueError(f"{file} is there already: --overwrite replaces it")
+    tasks = [] if stream else plan(inputs, folder, name_targets, outcomes)
+    todo = tasks
+    if not overwrite:
+        if file and file.exists():
+            raise ValueError(f"{file} is there already: --overwrite replaces it")
+        changed = [task for task in tasks if task.is_outdated()]
+        text = "changed after it was cut out: --overwrite cuts it again"
+        outcomes += [Outcome(str(task.source), True, text) for task in changed]
+        todo = [left for task in tasks if task not in changed and (left := task.missing()).targets]
     if folder and (todo or stream):
         batch.check_writable(folder)
     if stream:
@@ -110,7 +122,7 @@ def cut(
     finally:  # after Ctrl-C and on a full disk, too
         failed, left = sum(one.failed for one in outcomes), left - len(outcomes)
         text = f"{len(outcomes) - failed:,} cut out into {file or folder}"
-        if done := len(tasks) - len(todo):
+        if done := len(tasks) - len(todo) - len(changed):
             text += f", {done:,} done before (--overwrite cuts them again)"
         text += f", {failed:,} failed" if failed else ""
         if outcomes or not left:
@@ -124,6 +136,10 @@ def cut(
 def find_target(into: str | None, inputs: Sequence[str], format: str | None):
     """(folder, file) to write, file None for a folder and both for standard output."""
     stream, path = "-" in inputs, Path(into or "").expanduser().absolute()
+    if into == "":
+        raise ValueError("-o is empty (a variable that is not set?): name a folder or a file")
+    if stream and path.suffix[1:].lower() in FILMS:
+        raise ValueError(f"{path.name}: from standard input comes one photo, no video")
     if stream and len(inputs) > 1:
         raise ValueError("- (standard input) stands alone: it cannot be cut along with files")
     if into is None:

@@ -45,10 +45,15 @@ def export(checkpoint, output, precision, calibration, source, overwrite) -> Non
     if present := [str(file) for file in files.values() if file.exists() and not overwrite]:
         raise ValueError(f"there already: {', '.join(present)}. --overwrite replaces")
 
+    if path.suffix.lower() == ".onnx":
+        raise ValueError(f"{path} is exported already: give the checkpoint that it was made of")
+
+    from unetlib.app.batch import check_writable
     from unetlib.checkpoint import load_checkpoint
     from unetlib.data import load_pair
     from unetlib.export import export_onnx
 
+    check_writable(stem.parent)
     loaded, train, val = load_checkpoint(path), [], []
     try:
         data = open_photos(path, loaded.extra, source)

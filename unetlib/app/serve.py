@@ -43,9 +43,11 @@ def app(checkpoint, port, host, browser, debug) -> None:
     from unetlib.app.course import find_notebooks
     from unetlib.app.cut import find_checkpoints
     from unetlib.paths import project_root
+    from unetlib.predict import Predictor
 
     file = find_checkpoints([checkpoint] if checkpoint else [])[0]
     port = free_port(host, port)
+    Predictor(file, "cpu")  # a file that cannot be used is said here, not to the visitors
     notebook = next((path for path in find_notebooks() if path.stem == NOTEBOOK), None)
     if notebook is None:
         raise ValueError(f"there is no {NOTEBOOK}.ipynb beside the other notebooks")

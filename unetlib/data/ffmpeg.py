@@ -117,8 +117,10 @@ def _gif_rate(path: Path, mean: Fraction) -> Fraction:
         for frame in ImageSequence.Iterator(image):
             waits.append(round(frame.info.get("duration", 0) / 10))
     waits = [wait if wait > 1 else 10 for wait in waits]  # as ffmpeg and browsers show it
-    uneven = waits and max(waits) - min(waits) > 1
-    return Fraction(100, max(2, gcd(*waits))) if uneven else mean
+    if not waits:
+        return mean
+    uneven = max(waits) - min(waits) > 1
+    return Fraction(100, max(2, gcd(*waits))) if uneven else Fraction(100 * len(waits), sum(waits))
 
 
 def read_frames(clip: Clip, complaints: list[str]) -> Iterator[bytes]:
@@ -182,7 +184,7 @@ def _ffmpeg(arguments: list[str], **pipes) -> Iterator[tuple[subprocess.Popen, I
     if os.name == "nt":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
         group = {"creationflags": flags}
-    command = [get_ffmpeg_exe(), "-hide_banner", *arguments]
+    command = [get_ffmpeg_exe(), "-hide_banner", "-nostats", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | pipes
     with tempfile.TemporaryFile() as log:  # a pipe that nobody reads would block it
         process = subprocess.Popen(command, stderr=log, **pipes, **group)

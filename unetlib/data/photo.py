@@ -51,14 +51,15 @@ def open_photo(source: Any) -> Photo:
             return Photo(source)
         source = Image.fromarray(source)
     with opened(source) as image:
-        info, mode = dict(image.info), image.mode
+        info, mode, lying = dict(image.info), image.mode, image.size
         image = upright(image)
+        turned = image.size != lying
         alpha = None
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
             alpha = None if alpha.min() == 255 else alpha
         rgb = np.asarray(to_rgb(image))
-    return Photo(rgb, alpha, _rgb_profile(info, mode), _dpi(info), source_name(source))
+    return Photo(rgb, alpha, _rgb_profile(info, mode), _dpi(info, turned), source_name(source))
 
 
 def read_photo(source: Any) -> np.ndarray:
@@ -86,10 +87,13 @@ def _rgb_profile(info: dict, mode: str) -> bytes | None:
     return profile if fits else None
 
 
-def _dpi(info: dict) -> tuple[float, float] | None:
+def _dpi(info: dict, turned: bool) -> tuple[float, float] | None:
+    """The resolution, if it is one: Pillow says (1, 1) of a TIFF that has none."""
     dpi = info.get("dpi")
-    ok = dpi and len(dpi) == 2 and all(0.1 < float(value) < 1e6 for value in dpi)
-    return (float(dpi[0]), float(dpi[1])) if ok else None
+    if not dpi or len(dpi) != 2 or not all(1 < float(value) < 1e6 for value in dpi):
+        return None
+    x, y = map(float, dpi)
+    return (y, x) if turned else (x, y)
 
 
 def encode(

@@ -12,9 +12,7 @@ REACH = 20  # pixels of what is certain that closed-form matting sees around the
 
 def edge_width(mask: np.ndarray) -> float:
     """How wide the uncertain band (0.1 to 0.9) is along the contour at 0.5, in pixels; 0: none."""
-    step = max(
-        1, int(np.sqrt(mask.size / MOST))
-    )  # a part of a large mask tells
+    step = max(1, int(np.sqrt(mask.size / MOST)))  # a part of a large mask tells
     mask = mask[::step, ::step]
     on = inside(mask)
     crossings = np.count_nonzero(on[1:] != on[:-1]) + np.count_nonzero(on[:, 1:] != on[:, :-1])
