@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from unetlib import cutting
 from unetlib.app import batch
 from unetlib.app.cut import cut, find_checkpoints
 from unetlib.app.plan import plan
@@ -500,7 +501,7 @@ def test_a_network_that_cannot_be_opened_is_no_matter_of_the_photos(monkeypatch)
 
 def test_a_full_disk_ends_it_and_says_what_is_left(monkeypatch):
     put("in/a.png", "in/b.png", "in/c.png")
-    real, written = batch.write_whole, []
+    real, written = cutting.write_whole, []
 
     def write(path, content):
         if "b_" in path.name:
@@ -508,7 +509,7 @@ def test_a_full_disk_ends_it_and_says_what_is_left(monkeypatch):
         written.append(path)
         real(path, content)
 
-    monkeypatch.setattr(batch, "write_whole", write)
+    monkeypatch.setattr(cutting, "write_whole", write)
     args = ["in", "-o", "out", "--jobs", "1", "--checkpoint", "../any.pth"]
     result = CliRunner().invoke(cut, args)
     assert isinstance(result.exception, OSError) and result.exception.errno == errno.ENOSPC

@@ -43,6 +43,8 @@ def test_resolution_is_turned_with_the_photo(photo):
     source = file_of(Image.fromarray(photo(20, 30)), "JPEG", exif=exif, dpi=(300, 200))
     found = open_photo(source)
     assert found.rgb.shape == (30, 20, 3) and found.dpi == pytest.approx((200, 300))
+    square = file_of(Image.fromarray(photo(20, 20)), "JPEG", exif=exif, dpi=(300, 200))
+    assert open_photo(square).dpi == pytest.approx((200, 300))
 
 
 def test_a_photo_without_them_has_none(photo):

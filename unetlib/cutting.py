@@ -15,10 +15,10 @@ import numpy as np
 from unetlib.data.images import load_image
 from unetlib.data.photo import Photo, encode, open_photo
 from unetlib.matting import (
-    REFINEMENTS,
     CutOut,
     blurred,
-    check_threshold,
+    check_edge,
+    chequerboard,
     composite,
     cut_out,
     fit_cover,
@@ -36,6 +36,7 @@ OUTPUTS = {
     "foreground": "the cut-out",
     "comparison": "photo, soft mask and cut-out side by side",
 }
+FILES = ("mask_binary", "mask_soft", "foreground")  # of them, without being asked for
 BACKGROUNDS = (
     "transparent, a colour ('#0a4678', '0,255,0', 'steelblue'), a colour over the old background "
     "('white@0.7'), 'blur' or 'blur:0.05' (share of the photo), 'grey', or a picture's file"
@@ -131,12 +132,7 @@ class Recipe:
     size: Any = None
 
     def __post_init__(self):
-        check_threshold(self.threshold)
-        if self.refine not in REFINEMENTS:
-            raise ValueError(f"refine {self.refine!r}: there are {', '.join(REFINEMENTS)}")
-        if not (0 <= self.feather < np.inf and np.isfinite(self.grow)):
-            text = f"grow {self.grow!r}, feather {self.feather!r}"
-            raise ValueError(f"{text}: widths in pixels, feather 0 or more")
+        check_edge(self.threshold, self.refine, self.grow, self.feather)
         object.__setattr__(self, "background", read_background(self.background))
 
     def edge(self) -> dict[str, Any]:
@@ -181,15 +177,8 @@ class Cut:
         """`output` as a file's bytes, with the colour profile and resolution of the photo."""
         return encode(self.output(kind), format, self.photo, threads)
 
-    def save(
-        self,
-        folder: str | Path,
-        stem: str,
-        kinds=("mask_binary", "mask_soft", "foreground"),
-        format: str = "png",
-        threads: int | None = None,
-    ) -> list[Path]:
-        """Write `<stem>_<kind>.<format>` for each kind; returns the paths.
+    def save(self, folder: str | Path, stem: str) -> list[Path]:
+        """Write `<stem>_<kind>.png` for each kind of FILES; returns the paths.
 
         The folder is made where it is missing; a file is there whole or not at all.
         """
@@ -197,12 +186,15 @@ class Cut:
             raise ValueError(
                 f"{stem!r} is no plain file name: give the photo's name without folders"
             )
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{stem}_{kind}.{format}" for kind in kinds]
-        for path, kind in zip(paths, kinds, strict=True):
-            write_whole(path, self.encode(kind, format, threads))
-        return paths
+        targets = {kind: Path(folder, f"{stem}_{kind}.png") for kind in FILES}
+        self.write(targets)
+        return list(targets.values())
+
+    def write(self, targets: dict[str, Path], threads: int | None = None) -> None:
+        """Write each kind of OUTPUTS to its file, whose suffix is the format."""
+        for kind, path in targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, self.encode(kind, path.suffix[1:].lower(), threads))
 
 
 def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -> Cut:
@@ -223,8 +215,6 @@ def remove_background(source: Any, predictor: Predictor, format: str = "png", **
 
 def comparison(cut: Cut) -> np.ndarray:
     """Photo, soft mask and result side by side, uint8 (h, 3 * w, 3); transparency on a board."""
-    from unetlib.matting import chequerboard
-
     soft = np.rint(cut.cutout.soft[cut.frame] * 255).astype(np.uint8)
     picture = cut.picture
     if picture.shape[2] == 4:

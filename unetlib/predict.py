@@ -94,7 +94,7 @@ class TorchNetwork:
 def load_network(checkpoint: Any, device: Any = "auto", threads: int | None = None):
     """A checkpoint (file or in memory) or an exported network (.onnx), ready to be called."""
     if isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint).endswith(".onnx"):
-        from unetlib.export import OnnxNetwork
+        from unetlib.runtime import OnnxNetwork
 
         return OnnxNetwork(checkpoint, device, threads)
     return TorchNetwork(checkpoint, device, threads)

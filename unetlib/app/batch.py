@@ -17,7 +17,6 @@ from unetlib import video
 from unetlib.app.plan import Outcome, Task
 from unetlib.cutting import Cut, Recipe, cut_photo
 from unetlib.data.images import ImageError, image_size
-from unetlib.paths import write_whole
 from unetlib.predict import Predictor
 
 LARGE = 20_000_000  # pixels: photos above are cut one at a time, each may take a gigabyte
@@ -112,9 +111,7 @@ def _cut_photo(task: Task, predictor: Predictor, recipe: Recipe, threads, gate) 
     width, height = image_size(task.source)
     with gate if width * height > LARGE else nullcontext():
         cut = cut_photo(task.source, predictor, recipe)
-        for kind, path in task.targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, cut.encode(kind, path.suffix[1:].lower(), threads))
+        cut.write(task.targets, threads)
     return remark_on(cut)
 
 

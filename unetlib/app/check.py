@@ -30,7 +30,6 @@ def check(folder, source, html, quarantine, jobs) -> None:
     from unetlib.app import doctor
     from unetlib.data.doctor import examine
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     if html and Path(html).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html {html}: a page ends in .html")
     away = Path(quarantine).expanduser().absolute() if quarantine else None

@@ -20,6 +20,8 @@ from unetlib.config import TrainOptions, read_options
 @click.version_option(__version__, prog_name="unetlib")
 def app() -> None:
     """The U-Net background removal course, without opening a notebook."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
 
 
 def _presets_help() -> str:

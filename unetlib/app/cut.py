@@ -55,20 +55,18 @@ def cut(
     --checkpoint averages networks; default is best_model.onnx in outputs/checkpoints, or
     best_model.pth where that is newer or alone.
     """
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
-        stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     folder, file = find_target(into, inputs, format)
     if comparison and (file or not folder):
         raise ValueError("--comparison is a file of its own: take a folder, -o FOLDER")
 
     from unetlib.app import batch  # brings OpenCV: after the cheap checks
     from unetlib.app.plan import Outcome, plan
-    from unetlib.cutting import Recipe
+    from unetlib.cutting import FILES, Recipe
     from unetlib.video import default_target, is_video
 
     recipe, checkpoints = Recipe(**recipe), find_checkpoints(checkpoint)
     alone = "mask_soft" if mask_only else "foreground"
-    kinds = ["mask_binary", "mask_soft", *["foreground"] * (not mask_only)]
+    kinds = [kind for kind in FILES if kind != "foreground" or not mask_only]
     kinds += ["comparison"] * comparison
     stream, outcomes, opened, changed = inputs == ("-",), [], [], []
 

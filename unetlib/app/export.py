@@ -1,6 +1,5 @@
 """The command `unetlib export`. What is heavy is imported when it runs."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +31,6 @@ def export(checkpoint, output, precision, calibration, source, overwrite) -> Non
     half the size. What each loses is measured on up to 200 val photos. With --precision all, or
     float16 or int8 without -o, the precision is part of the name: best_model_int8.onnx.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     path = find_input(checkpoint)
     stem = Path(output).expanduser().absolute() if output else path.with_suffix(".onnx")
     if stem.suffix != ".onnx":

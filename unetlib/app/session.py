@@ -11,7 +11,7 @@ import numpy as np
 
 from unetlib.app import browser
 from unetlib.app.viewer import Viewer
-from unetlib.cutting import Cut, Recipe, cut_photo
+from unetlib.cutting import FILES, Cut, Recipe, cut_photo
 from unetlib.data.photo import Photo, encode
 from unetlib.matting import CutOut, cut_out
 from unetlib.paths import resolve
@@ -19,7 +19,6 @@ from unetlib.predict import Predictor, resize_soft
 
 WORKING_SIZES = (96, 128, 160, 192, 256, 320, 384, 512)
 MAX_PHOTOS = 24  # that a visitor may have in the app, as the files they came in
-ZIPPED = ("mask_binary", "mask_soft", "foreground")  # of each photo, as `unetlib cut` writes them
 
 
 class Session:
@@ -105,7 +104,7 @@ class Session:
                 say(f"Photo {number} of {len(self.uploads)}: {name} …")
                 stems.append(browser.free_name(_stem(name), stems))
                 cut = cut_photo(browser.open_photo(content, name), self.predictor, recipe)
-                for kind in ZIPPED:
+                for kind in FILES:
                     archive.writestr(f"{stems[-1]}_{kind}.png", cut.encode(kind))
         return "cutouts.zip", file.getvalue()
 

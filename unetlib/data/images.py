@@ -86,7 +86,7 @@ def image_size(source) -> tuple[int, int]:
     """(width, height) after orientation, from the header alone. Raises ImageError."""
     with opened(source) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        return (height, width) if lies_on_its_side(image) else (width, height)
 
 
 def whole_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -198,6 +198,11 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block does not make the photo unusable
         return 1
+
+
+def lies_on_its_side(image: Image.Image) -> bool:
+    """Whether turning it upright will exchange height and width."""
+    return _orientation(image) >= 5
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unetlib.data.images import opened, source_name, to_rgb, upright
+from unetlib.data.images import lies_on_its_side, opened, source_name, to_rgb, upright
 from unetlib.data.png import write_png
 
 FORMATS = ("png", "webp")
@@ -51,9 +51,8 @@ def open_photo(source: Any) -> Photo:
             return Photo(source)
         source = Image.fromarray(source)
     with opened(source) as image:
-        info, mode, lying = dict(image.info), image.mode, image.size
+        info, mode, turned = dict(image.info), image.mode, lies_on_its_side(image)
         image = upright(image)
-        turned = image.size != lying
         alpha = None
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))

@@ -15,10 +15,10 @@ from unetlib.matting.compose import (
     mixed,
     parse_color,
 )
-from unetlib.matting.cutout import REFINEMENTS, CutOut, cut_out
+from unetlib.matting.cutout import REFINEMENTS, CutOut, check_edge, cut_out
 
 __all__ = [
-    "REFINEMENTS", "CutOut", "blurred", "check_threshold", "chequerboard", "composite", "cut_out",
-    "estimate_foreground", "fit_cover", "greyed", "mixed",
+    "REFINEMENTS", "CutOut", "blurred", "check_edge", "check_threshold", "chequerboard",
+    "composite", "cut_out", "estimate_foreground", "fit_cover", "greyed", "mixed",
     "multilevel_colours", "parse_color", "soft_to_alpha",
 ]  # fmt: skip

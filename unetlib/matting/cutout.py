@@ -41,6 +41,16 @@ class CutOut:
         return float(np.count_nonzero(self.binary)) / self.binary.size
 
 
+def check_edge(threshold: float, refine: str, grow: float, feather: float) -> float:
+    """The threshold as a float; ValueError for what `cut_out` cannot take."""
+    if refine not in REFINEMENTS:
+        raise ValueError(f"refine {refine!r}: there are {', '.join(REFINEMENTS)}")
+    if not (0 <= feather < np.inf and np.isfinite(grow)):
+        text = f"grow {grow!r}, feather {feather!r}"
+        raise ValueError(f"{text}: widths in pixels, feather 0 or more")
+    return check_threshold(threshold)
+
+
 def cut_out(
     image: np.ndarray,
     soft: np.ndarray,
@@ -78,11 +88,7 @@ def cut_out(
         raise ValueError(f"the photo is {image.shape[:2]} (H, W), its soft mask is {soft.shape}")
     if soft.size and not (soft.min() >= 0 and soft.max() <= 1):  # written so that NaN fails too
         raise ValueError("a soft mask has values in 0…1; did logits come in without the sigmoid?")
-    t = check_threshold(threshold)
-    if refine not in REFINEMENTS:
-        raise ValueError(f"refine {refine!r}: there are {', '.join(REFINEMENTS)}")
-    if not feather >= 0 or not abs(grow) < np.inf:
-        raise ValueError(f"grow {grow!r}, feather {feather!r}: pixels, feather 0 or more")
+    t = check_edge(threshold, refine, grow, feather)
     if own_alpha is not None and (own_alpha.dtype, own_alpha.shape) != (np.uint8, soft.shape):
         raise ValueError(
             f"own_alpha is uint8 {soft.shape}, this is {own_alpha.dtype} {own_alpha.shape}"
