@@ -6,6 +6,7 @@ import atexit
 import itertools
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -44,6 +45,18 @@ def launch(function: Callable, arguments: tuple, processes: int) -> None:
         raise RuntimeError(f"a process failed and the training was ended: {error}") from error
 
 
+def _end_group() -> None:
+    """Before the interpreter goes: its threads must not need it any more.
+
+    DistributedDataParallel keeps the threads of gloo alive after the group was destroyed. One that
+    then lets go of its last tensor while Python ends aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291), so they get a moment to do it before.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        time.sleep(0.5)
+
+
 class Processes:
     """This process (`rank`) among all of a training (`world`); rank 0 writes and talks.
 
@@ -68,8 +81,8 @@ class Processes:
                 from accelerate import Accelerator
             except ImportError as error:
                 raise ImportError(MISSING) from error
-            if not dist.is_initialized():  # its threads must end before the interpreter does
-                atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+            if not dist.is_initialized():
+                atexit.register(_end_group)
             self._accelerator = Accelerator(cpu=self.device.type == "cpu")
             self.device = self._accelerator.device  # each process its own GPU
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
