@@ -22,9 +22,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point to the left only. Modules of one group may not import each other.
 LAYERS = [
-    ["paths", "device", "config", "models", "matting", "trouble"],
+    ["paths", "device", "config", "models", "matting", "trouble", "exercise"],
     ["data", "optim", "distributed"],
-    ["losses", "metrics", "runtime"],
+    ["losses", "metrics", "runtime", "difficulty"],
     ["checkpoint"],
     ["engine"],
     ["keeper"],
@@ -33,19 +33,22 @@ LAYERS = [
     ["predict"],
     ["cutting"],
     ["video"],
+    ["summaries"],
     ["evaluate", "baselines"],
+    ["leaderboard"],
     ["timelapse"],
     ["plots"],
     ["tracking"],
     ["app"],
     ["__main__"],
 ]
-ALONE = {"models", "losses", "metrics", "matting", "plots"}
+ALONE = {"models", "losses", "metrics", "matting", "plots", "difficulty", "exercise"}
 # Needed by some users or some modules only: imported where they are used.
 OPTIONAL = {"ipywidgets", "IPython", "papermill", "nbformat", "nbclient", "jinja2", "kagglehub"}
 OPTIONAL |= {"pandas", "skimage", "imageio", "requests", "pymatting", "playwright", "voila"}
 OPTIONAL |= {"onnx", "onnxruntime", "onnxscript", "numba"}
 OPTIONAL |= {"accelerate", "tensorboard", "wandb", "yaml", "pycocotools", "scipy"}
+OPTIONAL |= {"psutil"}
 
 
 def part_of(path: Path) -> str:
