@@ -85,7 +85,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> Path:
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: str = ORANGE, strength: float = 0.55):
     """The photo with the mask (binary or soft) laid over it in a colour: uint8 (H, W, 3)."""
-    _same_size(image, mask)
+    check_sizes(image, mask)
     tint = np.array(matplotlib.colors.to_rgb(colour)) * 255
     weight = strength * np.asarray(mask, np.float32)[..., None]
     return np.rint(image * (1 - weight) + tint * weight).astype(np.uint8)
@@ -96,7 +96,7 @@ def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
     White: found. Black: background. Orange: made up (fp). Blue: missed (fn).
     """
-    _same_size(truth, prediction)
+    check_sizes(truth, prediction)
     truth, prediction = np.asarray(truth) > 0, np.asarray(prediction) > 0
     picture = np.zeros((*truth.shape, 3), np.uint8)
     for where, colour in (
@@ -116,9 +116,9 @@ def show_pairs(
     columns: int = 6,
 ) -> Figure:
     """Photos with their mattes right below them, `columns` pairs to a row."""
-    titles = _titles(titles, images, mattes)
+    titles = check_titles(titles, images, mattes)
     columns = min(columns, len(images))
-    shapes = [max(map(_aspect, images[i : i + columns])) for i in range(0, len(images), columns)]
+    shapes = [max(map(aspect, images[i : i + columns])) for i in range(0, len(images), columns)]
     heights = np.repeat(shapes, 2)
     size = (1.6 * columns, 1.6 * heights.sum() + 0.25 * len(shapes))
     figure, axes = new_figure(len(heights), columns, size, heights)
@@ -126,8 +126,8 @@ def show_pairs(
         axis.axis("off")
     for i, (image, matte, title) in enumerate(zip(images, mattes, titles, strict=True)):
         row, column = 2 * (i // columns), i % columns
-        _show(axes[row, column], image, title)
-        _show(axes[row + 1, column], matte)
+        draw_picture(axes[row, column], image, title)
+        draw_picture(axes[row + 1, column], matte)
     return figure
 
 
@@ -140,8 +140,8 @@ def show_cases(
     threshold: float = 0.5,
 ) -> Figure:
     """One row per photo: photo, true matte, soft prediction, errors at the threshold."""
-    titles = _titles(titles, images, mattes, softs)
-    heights = [_aspect(image) for image in images]
+    titles = check_titles(titles, images, mattes, softs)
+    heights = [aspect(image) for image in images]
     figure, axes = new_figure(len(images), 4, (7.4, 1.62 * sum(heights) + 0.4), heights)
     heads = ("photo", "truth", "soft prediction", "orange: made up\nblue: missed")
     for axis, head in zip(axes[0], heads, strict=True):
@@ -149,7 +149,7 @@ def show_cases(
     for row, image, matte, soft, title in zip(axes, images, mattes, softs, titles, strict=True):
         errors = error_map(np.asarray(matte) >= 0.5, np.asarray(soft) >= threshold)
         for axis, picture in zip(row, (image, matte, soft, errors), strict=True):
-            _show(axis, picture)
+            draw_picture(axis, picture)
         row[0].axis("on")  # the title stands to the left of its row
         row[0].set(xticks=[], yticks=[])
         row[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
@@ -186,19 +186,20 @@ def show_history(history: Sequence[Mapping[str, float]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def show_sweep(table) -> Figure:
-    """Scores against the threshold; `table` has columns threshold and iou, and perhaps dice."""
+    """Scores and their best thresholds; `table` has columns threshold, iou, and perhaps dice."""
     figure, axes = new_figure(size=(6.0, 3.2))
-    axis = axes[0, 0]
-    for name, label in (("iou", "IoU"), ("dice", "Dice")):
+    axis, found = axes[0, 0], []
+    thresholds = np.asarray(table["threshold"], float)
+    for name, label, colour in (("iou", "IoU", BLUE), ("dice", "Dice", ORANGE)):
         if name in table:
-            axis.plot(table["threshold"], table[name], label=label)
-    scores, thresholds = (np.asarray(table[name], float) for name in ("iou", "threshold"))
-    best = np.flatnonzero(scores == scores.max())  # of several, the one nearest to 0.5
-    best = best[np.abs(thresholds[best] - 0.5).argmin()]
-    where = thresholds[best]
-    axis.axvline(where, color=GREY, linewidth=1, linestyle="--")
-    axis.plot(where, scores[best], "o", color=BLUE)
-    axis.set_title(f"best IoU {scores[best]:.3f} at threshold {where:.2f}")
+            scores = np.asarray(table[name], float)
+            axis.plot(thresholds, scores, color=colour, label=label)
+            best = thresholds[scores == scores.max()]  # of several, the one nearest to 0.5
+            best = best[np.abs(best - 0.5).argmin()]
+            axis.axvline(best, color=colour, linewidth=1, linestyle="--")
+            axis.plot(best, scores.max(), "o", color=colour)
+            found.append(f"best {label} {scores.max():.3f} at threshold {best:.2f}")
+    axis.set_title(", ".join(found))
     axis.set(xlabel="threshold", ylabel="mean per image", xlim=(0, 1), ylim=(0, 1))
     axis.legend(loc="lower center")
     return figure
@@ -218,7 +219,7 @@ def show_bars(scores: Mapping[str, float], title: str = "", highlight: str = "")
     return figure
 
 
-def _show(axis, picture: np.ndarray, title: str = "") -> None:
+def draw_picture(axis, picture: np.ndarray, title: str = "") -> None:
     """Draw a photo, or a mask in greys that always run from 0 to 1, without ticks."""
     picture = np.asarray(picture)
     if picture.ndim == 2:
@@ -230,16 +231,16 @@ def _show(axis, picture: np.ndarray, title: str = "") -> None:
         axis.set_title(title, fontsize=8)
 
 
-def _aspect(picture: np.ndarray) -> float:
+def aspect(picture: np.ndarray) -> float:
     return np.shape(picture)[0] / np.shape(picture)[1]
 
 
-def _same_size(first: np.ndarray, second: np.ndarray) -> None:
+def check_sizes(first: np.ndarray, second: np.ndarray) -> None:
     if np.shape(first)[:2] != np.shape(second)[:2]:
         raise ValueError(f"different sizes: {np.shape(first)[:2]} and {np.shape(second)[:2]}")
 
 
-def _titles(titles: Sequence[str] | None, *series: Sequence[np.ndarray]) -> Sequence[str]:
+def check_titles(titles: Sequence[str] | None, *series: Sequence[np.ndarray]) -> Sequence[str]:
     titles = [""] * len(series[0]) if titles is None else titles
     if not titles or any(len(s) != len(titles) for s in series):
         counts = ", ".join(str(len(s)) for s in series)
