@@ -124,6 +124,7 @@ def test_every_third_party_import_is_a_dependency():
         "imageio_ffmpeg": "imageio",
     }
     names |= {"IPython": "ipykernel", "nbformat": "papermill", "nbclient": "papermill"}
+    names |= {"jupyter_client": "ipykernel"}
     names |= {"yaml": "pyyaml", "google": "colab", "matplotlib_inline": "ipykernel"}
     names |= {"tornado": "voila", "traitlets": "voila"}
     required = {re.split(r"[\[<>=! ]", text)[0] for text in PROJECT["project"]["dependencies"]}

@@ -165,8 +165,19 @@ def test_numbers_for_people():
     assert [report.number(value) for value in values] == expected
 
 
+@pytest.mark.parametrize(
+    "intervals, shown",
+    [({"iou": [0.89, 0.9125]}, "0.890 to 0.912"), ({"iou": [0.9, None]}, ""), ([0.1, 0.2], ""),
+     ({"iou": 0.9}, ""), ({"dice": [0.1, 0.2]}, ""), (None, "")],
+)  # fmt: skip
+def test_the_interval_of_a_score(intervals, shown):
+    evaluation = {"iou": 0.9, "intervals": intervals}
+    assert report.headline(evaluation) == [("val IoU", "0.900", shown)]
+    assert ("iou", f"0.900 ({shown})" if shown else "0.900") in report.scores(evaluation)
+
+
 def test_headline_and_bars_of_other_shapes():
     assert report.headline({}) == [] and report.bars({}) == []
-    assert report.headline({"val_iou": 0.5}) == [("val IoU", "0.500")]
+    assert report.headline({"val_iou": 0.5}) == [("val IoU", "0.500", "")]
     rows = report.bars({"iou": 0.9, "baselines": {"a": {"iou": 0.1}, "b": None}})
     assert rows == [("this network", 0.9), ("a", 0.1)]

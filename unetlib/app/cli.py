@@ -8,7 +8,9 @@ import click
 from unetlib import __version__
 from unetlib.app.check import check
 from unetlib.app.cut import cut
+from unetlib.app.evaluate import evaluate
 from unetlib.app.export import export
+from unetlib.app.grade import grade
 from unetlib.app.options import read_settings, training_options
 from unetlib.app.pipeline import PRESETS, run_course
 from unetlib.app.prepare import prepare
@@ -100,7 +102,9 @@ def train(config, **given) -> None:
 app.add_command(check)
 app.add_command(web_app)
 app.add_command(cut)
+app.add_command(evaluate)
 app.add_command(export)
+app.add_command(grade)
 app.add_command(prepare)
 
 

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from unetlib.paths import find_input, resolve
+from unetlib.paths import find_input
 
 PRECISIONS = ("float32", "float16", "int8")
 SCORED = 200  # val photos, at most
@@ -47,6 +46,7 @@ def export(checkpoint, output, precision, calibration, source, overwrite) -> Non
         raise ValueError(f"{path} is exported already: give the checkpoint that it was made of")
 
     from unetlib.app.batch import check_writable
+    from unetlib.app.photos import open_photos
     from unetlib.checkpoint import load_checkpoint
     from unetlib.data import load_pair
     from unetlib.export import export_onnx
@@ -67,28 +67,6 @@ def export(checkpoint, output, precision, calibration, source, overwrite) -> Non
         made.append(export_onnx(given, file, name, (load_pair(pair)[0] for pair in train)))
     for line in compare(loaded, made, val):
         click.echo(line)
-
-
-def open_photos(path: Path, extra: dict, source: str):
-    """The dataset that a checkpoint was trained on, or `source`. Synthetic photos are read where
-    they are, never drawn: that could replace those of another training."""
-    import yaml
-
-    from unetlib.data.sources import absolute_spec, open_source, read_spec
-
-    named, settings = source or extra.get("source", "synthetic"), {}
-    file = path.absolute().parent.parent / "train.yaml"
-    if not source and file.is_file():
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        settings = settings if settings.get("source") == absolute_spec(named) else {}
-    drawn = str(resolve(settings.get("data_dir", "data")))
-    terms = [
-        replace(term, name="folder", root=term.root or drawn, args=())
-        if term.name == "synthetic" else term
-        for term in read_spec(named)
-    ]  # fmt: skip
-    root = None if terms[0].root else settings.get("source_root")
-    return open_source(" + ".join(map(str, terms)), root, seed=settings.get("seed", 0))
 
 
 def compare(checkpoint, files: list[Path], val: Sequence) -> Iterator[str]:

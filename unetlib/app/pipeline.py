@@ -67,7 +67,7 @@ def run_course(
     notebooks_dir: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> RunResult:
-    """Execute the notebooks into outputs/runs/NAME, then write metrics.json and report.html.
+    """Execute the notebooks into outputs/runs/NAME, then write metrics, grade and report there.
 
     ``only`` and ``start`` take a part of the course ("04", "4" or "04_evaluate") and go on in the
     run's folder where that part needs earlier files: the one called ``name``, or the newest of the
@@ -148,16 +148,19 @@ def _evaluation(folder: Path, record: dict) -> dict:
 
 
 def _finish(folder: Path, result: RunResult, echo: Callable[[str], None]) -> None:
+    from unetlib.app.grade import grade_run
     from unetlib.app.report import headline, write_report
 
+    grade = grade_run(folder)
     report = write_report(folder)
     if result.exit_code == 0:
         smoke = result.record["run"]["preset"] == "smoke"
         published = runs.publish(folder, resolve("outputs"), overwrite=not smoke)
         if published:
             echo(f"copied {', '.join(published)} to {resolve('outputs')}")
-    for label, value in headline(result.record["evaluation"]):
-        echo(f"{label}: {value}")
+    for label, value, interval in headline(result.record["evaluation"]):
+        echo(f"{label}: {value}" + (f" (95 %: {interval})" if interval else ""))
+    echo(f"grade: {grade.points:g} of {grade.out_of:g} points, unsolved exercises included")
     echo(f"report: {report}")
 
 

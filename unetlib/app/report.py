@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ HEADLINE = (  # the label, and the names under which 04_evaluate may have writte
 )
 SECTIONS = {  # figures are images/NN_*.png of notebook NN
     "05": "Cut-outs",
-    "04": "Best and worst, baselines, threshold",
+    "04": "Best and worst, scores, difficulty, comparison",
     "03": "Training",
     "01": "Data",
     "02": "Model",
@@ -27,7 +28,7 @@ WIDEST, CUT_OUTS, TIMELAPSES, FRAMES = 1200, 6, 3, 40
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``folder``/report.html from metrics.json, evaluation.csv, images/ and videos/.
+    """Write ``folder``/report.html from metrics.json, grade.json, evaluation.csv, images/, videos/.
 
     Whatever is missing is left out, and a picture that cannot be read is named: the page also has
     to tell of a run that failed half-way.
@@ -38,6 +39,7 @@ def write_report(folder: Path) -> Path:
     page = template("report.html", number=number, clock=clock, quote=shlex.quote).render(
         run=record["run"],
         headline=headline(record["evaluation"]),
+        grade=_grade(folder / "grade.json"),
         bars=bars(record["evaluation"]),
         scores=scores(record["evaluation"]),
         images=_images(folder / "evaluation.csv"),
@@ -61,14 +63,23 @@ def number(value) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
-def headline(evaluation: dict) -> list[tuple[str, str]]:
-    """The few scores that come first, as (label, text); [] before 04_evaluate has run."""
+def headline(evaluation: dict) -> list[tuple[str, str, str]]:
+    """The few scores that come first, as (label, text, interval); [] before 04_evaluate has run."""
     found = []
     for label, keys in HEADLINE:
-        value = next((evaluation[key] for key in keys if evaluation.get(key) is not None), None)
-        if isinstance(value, int | float):
-            found.append((label, f"{value:.3f}"))
+        key = next((key for key in keys if evaluation.get(key) is not None), None)
+        if isinstance(evaluation.get(key), int | float):
+            found.append((label, f"{evaluation[key]:.3f}", interval(evaluation, key)))
     return found
+
+
+def interval(evaluation: dict, name: str) -> str:
+    """The 95 % interval of a score that 04_evaluate wrote, "0.908 to 0.924", or ""."""
+    intervals = evaluation.get("intervals")
+    ends = intervals.get(name) if isinstance(intervals, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2 or None in ends:
+        return ""
+    return f"{number(ends[0])} to {number(ends[1])}"
 
 
 def bars(evaluation: dict) -> list[tuple[str, float]]:
@@ -91,8 +102,15 @@ def scores(evaluation: dict, prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             rows += scores(value, f"{prefix}{key}/")
         elif not isinstance(value, list):
-            rows.append((f"{prefix}{key}".replace("_", " "), number(value)))
+            ends = "" if prefix else interval(evaluation, key)
+            text = f"{number(value)} ({ends})" if ends else number(value)
+            rows.append((f"{prefix}{key}".replace("_", " "), text))
     return rows
+
+
+def _grade(path: Path) -> dict:
+    """What `unetlib grade` wrote; {} where it has not."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _images(path: Path, count: int = 5) -> dict:

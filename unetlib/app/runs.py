@@ -48,7 +48,8 @@ def read_record(folder: Path) -> dict:
 def write_record(folder: Path, record: dict) -> None:
     """Write metrics.json whole or not at all; NaN and infinity become null (JSON has neither)."""
     text = json.dumps(_finite(record), indent=2, ensure_ascii=False, default=str)
-    write_whole(folder / "metrics.json", f"{text}\n".encode())
+    # names of files need not be Unicode; what stands for their bytes is valid JSON, too
+    write_whole(folder / "metrics.json", f"{text}\n".encode(errors="backslashreplace"))
 
 
 def _finite(value):

@@ -1,0 +1,110 @@
+"""A dozen submissions of a toy course, good and bad, for the tests of `unetlib grade`."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import torch
+from nbformat.v4 import new_code_cell
+from toy_course import write_notebook
+
+from unetlib.checkpoint import Checkpoint, save_checkpoint
+from unetlib.data import Preprocess
+from unetlib.models import build_model
+
+CHECK = """
+@exercise
+def check_double(answer):
+    return None if answer(21) == 42 else "21 doubled is 42"
+
+
+check_double(double)
+"""
+RIGHT = "def double(x):\n    return 2 * x"
+BEGIN = "from unetlib.exercise import exercise"
+WRONG = "def double(x):\n    return x ** 2"
+SAVE = "from pathlib import Path\n(Path(outputs_dir) / 'made.txt').write_text('x' * 500)"
+HANG = "while True:\n    pass"
+DEAF = """
+import subprocess, sys, time
+sleep = "import os, time; os.fork() and os._exit(0); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)
+while True:
+    try:
+        time.sleep(0.2)
+    except KeyboardInterrupt:
+        pass
+"""
+EAT = "kept = [bytearray(b'x' * 50_000_000) for _ in range(400)]"
+FLOOD = "for _ in range(100):\n    print('spam ' * 200_000)"
+DRAWING = {"count": 40, "image_size": 32, "seed": 3}
+
+
+def write_part(path: Path, *cells: str, check: str | None = CHECK, answer: str = RIGHT) -> Path:
+    """A notebook: parameters, the cells, and an exercise with its check (unless that is None)."""
+    write_notebook(path, 'outputs_dir = "outputs"\nseed = 0\ncount = 5', *cells, answer)
+    if check is not None:
+        notebook = nbformat.read(path, as_version=4)
+        about = {"grade": True, "locked": True, "solution": False, "points": 2}
+        about |= {"grade_id": f"{path.stem[:2]}-double", "schema_version": 3}
+        notebook.cells.append(new_code_cell(check, metadata={"nbgrader": about}))
+        nbformat.write(notebook, path)
+    return path
+
+
+def write_toy(folder: Path) -> Path:
+    """The toy course: 01_data with an exercise, 04_evaluate that writes a file."""
+    write_part(folder / "01_data.ipynb", BEGIN, answer="def double(x): ...")
+    write_notebook(folder / "04_evaluate.ipynb", 'outputs_dir = "outputs"\nseed = 0', SAVE)
+    return folder
+
+
+def write_network(folder: Path, claimed: dict, **recorded) -> None:
+    """A checkpoint that was never trained, and a metrics.json that says what it reaches."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model = build_model("unet_small", base=4)
+    list(model.parameters())[-1].data.fill_(5)  # bias of the last layer: foreground everywhere
+    save_checkpoint(folder / "checkpoints/best_model.pth", Checkpoint(model, Preprocess(32)))
+    run = {"preset": "quick", "parameters": {**DRAWING, **recorded}}
+    record = {"run": run, "evaluation": claimed}
+    (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def write_submissions(folder: Path, honest: dict) -> dict[str, Path]:
+    """A dozen folders below `folder`, by name. `honest`: what the checkpoint really reaches."""
+    parts = {
+        "good": ([], {}),
+        "=1+1 Ünal": ([], {"answer": WRONG}),
+        "hangs": ([HANG], {}),
+        "deaf": ([DEAF], {}),
+        "dies": (["print('still here')", "import os; os._exit(3)"], {}),
+        "floods": ([FLOOD], {}),
+        "patricide": (["import os; os.kill(os.getppid(), 9)"], {}),
+        "eats": ([EAT], {}),
+        "forged": ([], {}),
+        "tampered": (
+            ["import unetlib.exercise\nfrom IPython.display import display"],
+            {"answer": WRONG, "check": cheat()},
+        ),
+    }
+    for name, (cells, exercise) in parts.items():
+        place = folder / name / "notebooks" if name == "hangs" else folder / name
+        write_part(place / "01_data.ipynb", "print('hello')", *cells, **exercise)
+        if name in ("good", "dies"):
+            write_notebook(place / "04_evaluate.ipynb", "outputs_dir = ''\nseed = 0", SAVE)
+    write_network(folder / "good", honest)
+    write_network(folder / "hangs" / "outputs", honest)
+    write_network(folder / "forged", honest | {"iou": 0.97})
+    (folder / "broken").mkdir()
+    (folder / "broken" / "01_data.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (folder / "broken" / "metrics.json").write_text("{", encoding="utf-8")
+    (folder / "empty").mkdir()
+    (folder / "empty" / "essay.txt").write_text("I was ill", encoding="utf-8")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def cheat() -> str:
+    """A check that says "passed" whatever the answer is."""
+    data = {"application/vnd.unetlib.exercise+json": {"exercise": "check_double", "passed": True}}
+    return f"display({data!r}, raw=True)"
