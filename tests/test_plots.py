@@ -219,7 +219,9 @@ def models(n=3, **columns):
 def quartiles(values=(0.9, 0.8, 0.7, 0.5)):
     n = len(values)
     columns = {"quartile": range(1, n + 1), "n": [10] * n, "low": np.arange(n) / 4}
-    return pd.DataFrame(columns | {"high": np.arange(1, n + 1) / 4, "iou": values})
+    columns |= {"high": np.arange(1, n + 1) / 4, "iou": values}
+    ends = {"iou_low": np.subtract(values, 0.05), "iou_high": np.add(values, 0.05)}
+    return pd.DataFrame(columns | ends)
 
 
 def summary():
@@ -247,14 +249,19 @@ def test_precision_recall():
     table = sweep()
     axis = plots.show_precision_recall(table).axes[0]
     curves = {line.get_label(): line for line in axis.lines}
-    for label, prefix in (("mean of the photos", ""), ("all pixels as one photo", "pooled_")):
+    for label, prefix in (("mean of the photos", ""), ("all pixels", "pooled_")):
         curve = curves[label].get_xydata()
         assert np.allclose(curve, table[[f"{prefix}recall", f"{prefix}precision"]])
     marks = [line for line in axis.lines if line.get_marker() == "o"]
     at = table["threshold"].isin([0.1, 0.3, 0.5, 0.7, 0.9])
     assert np.allclose(marks[0].get_xydata(), table.loc[at, ["recall", "precision"]])
-    assert "0.1, 0.3, 0.5, 0.7, 0.9" in axis.get_title()
-    for line, dice in zip(axis.lines, (0.5, 0.7, 0.8, 0.9), strict=False):
+    numbers = [text for text in axis.texts if not text.get_text().startswith("Dice")]
+    assert [text.get_text() for text in numbers] == ["0.1", "0.3", "0.5", "0.7", "0.9"]
+    assert np.allclose([text.xy for text in numbers], marks[0].get_xydata())
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    for mark in (line.get_xydata() for line in marks):
+        assert (mark > [left, bottom]).all() and (mark <= [right, top]).all()
+    for line, dice in zip(axis.lines[4:], (0.5, 0.7, 0.8, 0.9, 0.95), strict=True):
         recall, precision = line.get_xydata().T
         assert np.allclose(2 * recall * precision / (recall + precision), dice)
     alone = table[["threshold", "precision", "recall"]].to_dict("list")
@@ -293,13 +300,17 @@ def test_quartiles():
     tables = {"fine_detail": quartiles(), "texture": quartiles([0.6])}
     first, second = plots.show_quartiles(tables).axes
     assert [first.get_title(), second.get_title()] == ["fine detail", "texture"]
-    assert [bar.get_height() for bar in first.patches] == [0.9, 0.8, 0.7, 0.5]
-    assert [t.get_text() for t in first.texts] == ["0.90", "0.80", "0.70", "0.50"]
-    assert [t.get_text() for t in first.get_xticklabels()][3] == "0.75\nto 1.00"
-    assert np.allclose(first.lines[0].get_ydata(), 0.725)  # the mean of all
+    points, mean = first.lines
+    assert points.get_xdata().tolist() == [1, 2, 3, 4]
+    assert points.get_ydata().tolist() == [0.9, 0.8, 0.7, 0.5]
+    ends = [segment[:, 1].tolist() for segment in first.collections[0].get_segments()]
+    assert np.allclose(ends, [[v - 0.05, v + 0.05] for v in (0.9, 0.8, 0.7, 0.5)])
+    assert [t.get_text() for t in first.get_xticklabels()][3] == "0.75 to\n1.00\n(10)"
+    assert np.allclose(mean.get_ydata(), 0.725)  # the mean of all
+    assert first.get_ylim() == second.get_ylim() == (0.4, 1.0)  # from below the lowest interval
     uneven = quartiles([0.9, 0.5]).assign(n=[30, 10])
-    assert np.allclose(plots.show_quartiles({"a": uneven}).axes[0].lines[0].get_ydata(), 0.8)
-    assert len(second.patches) == 1
+    assert np.allclose(plots.show_quartiles({"a": uneven}).axes[0].lines[1].get_ydata(), 0.8)
+    assert len(second.lines[0].get_xdata()) == 1
     shown = [a for a in plots.show_quartiles(dict.fromkeys("abcde", quartiles())).axes if a.axison]
     assert len(shown) == 5
     with pytest.raises(ValueError, match="no table"):

@@ -182,6 +182,7 @@ def test_by_quartile():
     assert found["quartile"].tolist() == [1, 2, 3, 4] and found["n"].tolist() == [3] * 4
     assert found["iou"].tolist() == [10, 7, 4, 1]
     assert found.loc[0, ["low", "high"]].tolist() == [0, 2 / 12]
+    assert found.loc[0, ["iou_low", "iou_high"]].tolist() == list(interval([11, 10, 9]))
     table.loc[:7, "hard"] = 0.0  # ties stay together
     table.loc[11, "hard"] = np.nan
     found = by_quartile(table, "hard", ("iou",))

@@ -11,7 +11,7 @@ import torch
 
 from unetlib.config import hint
 from unetlib.metrics import SCORES, Counts, scores
-from unetlib.metrics.bootstrap import limits, resampled_sums
+from unetlib.metrics.bootstrap import interval, limits, resampled_sums
 from unetlib.metrics.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -159,8 +159,9 @@ def by_quartile(
     """Mean scores from the easiest quarter of the images to the hardest: a row per quartile.
 
     `difficulty`: a column, such as one of DIFFICULTIES. Columns: quartile (1 to 4), n, low, high
-    (the range of the difficulty), and the mean of each score. Images of the same difficulty stay
-    together, so that there can be fewer rows than four. Images without a value are left out.
+    (the range of the difficulty), and of each score the mean, and _low and _high, the ends of its
+    95 % bootstrap interval. Images of the same difficulty stay together, so that there can be fewer
+    rows than four, and very small groups. Images without a value are left out.
     """
     for name in (difficulty, *scores):
         if name not in table:
@@ -175,7 +176,11 @@ def by_quartile(
     quartile = (place * 4).astype(int).rename("quartile") + 1
     groups = table.groupby(quartile)
     result = groups[difficulty].agg(n="size", low="min", high="max")
-    return result.join(groups[list(scores)].mean()).reset_index()
+    for name in scores:
+        ends = [interval(values) for _, values in groups[name]]
+        result[name] = groups[name].mean()
+        result[f"{name}_low"], result[f"{name}_high"] = np.transpose(ends)
+    return result.reset_index()
 
 
 def best_threshold(sweep: pd.DataFrame, by: str = "iou") -> float:

@@ -29,7 +29,7 @@ SCORES: dict[str, Score] = {
     "dice": Score(
         "Dice",
         "2 tp / (2 tp + fp + fn), which is F1: the overlap as a share of the mean size",
-        "the same as IoU, from which it follows: 2 IoU / (1 + IoU)",
+        "the same as IoU; of one photo it follows from it: 2 IoU / (1 + IoU)",
         "Dice, Measures of the amount of ecologic association, Ecology 26, 1945",
     ),
     "accuracy": Score(
@@ -96,7 +96,7 @@ SCORES: dict[str, Score] = {
     "e_adaptive": Score(
         "E-measure, adaptive",
         "the E-measure at a threshold of twice the soft mask's mean, at most 1",
-        "a correct empty mask, which gets 0: its threshold is 0",
+        "objects of half the photo (the threshold is 1), and empty masks (it is 0)",
         _FAN18,
     ),
     "f_max": Score(
@@ -108,7 +108,7 @@ SCORES: dict[str, Score] = {
     "f_adaptive": Score(
         "F-measure, adaptive",
         "F-beta (beta² = 0.3) at a threshold of twice the soft mask's mean, at most 1",
-        "uncertainty above that threshold; 0 where the true mask is empty",
+        "objects of half the photo: the threshold is 1; 0 where the true mask is empty",
         _ACHANTA,
     ),
     "weighted_f": Score(

@@ -28,22 +28,31 @@ def show_precision_recall(table: Any) -> Figure:
     """
     figure, axes = new_figure(size=(6.0, 3.8))
     axis = axes[0, 0]
-    for dice in (0.5, 0.7, 0.8, 0.9):
-        end = dice / (2 - dice)
-        recall = np.linspace(end, 1, 50)
-        axis.plot(recall, dice * recall / (2 * recall - dice), color="#C8C8C8", linewidth=1)
-        axis.text(1.01, end, f"Dice {dice}", color=GREY, fontsize=8, va="center")
     thresholds = _column(table, "threshold")
     marked = [np.abs(thresholds - mark).argmin() for mark in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    for prefix, label in (("", "mean of the photos"), ("pooled_", "all pixels as one photo")):
+    lowest = 1.0
+    for prefix, label, dash in (("", "mean of the photos", "-"), ("pooled_", "all pixels", "--")):
         if f"{prefix}precision" not in table:
             continue
         recall, precision = (_column(table, prefix + name) for name in ("recall", "precision"))
-        (line,) = axis.plot(recall, precision, label=label)
+        (line,) = axis.plot(recall, precision, dash, label=label)
         axis.plot(recall[marked], precision[marked], "o", color=line.get_color(), markersize=5)
-    names = ", ".join(f"{thresholds[i]:.2g}" for i in marked)
-    axis.set_title(f"points: thresholds {names}, from right to left")
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        lowest = min([lowest, *recall[marked], *precision[marked]])
+        if not prefix:
+            for i in marked:
+                axis.annotate(
+                    f"{thresholds[i]:.2g}", (recall[i], precision[i]), (-6, -6), fontsize=8,
+                    textcoords="offset points", ha="right", va="top",
+                )  # fmt: skip
+    bottom = max(0.0, np.floor(10 * lowest - 0.5) / 10)
+    for dice in (0.5, 0.7, 0.8, 0.9, 0.95):
+        recall = np.linspace(dice / (2 - dice), 1, 50)
+        axis.plot(recall, dice * recall / (2 * recall - dice), color="#C8C8C8", linewidth=1)
+        if recall[0] > bottom:
+            axis.text(1.005, recall[0], f"Dice {dice}", color=GREY, fontsize=8, va="center",
+                      transform=axis.get_yaxis_transform())  # fmt: skip
+    axis.set_title("numbers: the threshold")
+    axis.set(xlabel="recall", ylabel="precision", xlim=(bottom, 1), ylim=(bottom, 1.005))
     axis.legend(loc="lower left")
     return figure
 
@@ -104,29 +113,32 @@ def show_quartiles(tables: Mapping[str, Any], score: str = "iou", label: str = "
     """A score by quartile of each difficulty, a small picture each.
 
     `tables` are `by_quartile`'s by the name of the difficulty: a row per quartile, with columns
-    quartile, n, low and high (of the difficulty), and the score's. Dashed: the mean of all photos.
+    quartile, n, low and high (of the difficulty), and the score's, its _low and _high. Dashed: the
+    mean of all photos. The scale begins below the lowest interval.
     """
     if not tables:
         raise ValueError("no table to draw: give one by_quartile(...) or more, by name")
     columns = min(4, len(tables))
     rows = -(-len(tables) // columns)
-    figure, axes = new_figure(rows, columns, (2.0 * columns + 0.4, 2.5 * rows))
+    figure, axes = new_figure(rows, columns, (2.05 * columns + 0.4, 2.7 * rows))
+    ends = [table[f"{score}_{end}"] for table in tables.values() for end in ("low", "high")]
+    ends = np.concatenate([np.asarray(values, float) for values in ends])
+    bottom, top = np.floor(10 * ends.min() - 0.2) / 10, np.ceil(10 * ends.max() + 0.2) / 10
     for axis in axes.flat[len(tables) :]:
         axis.axis("off")
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        place, value, n, low, high = (
-            _column(table, key) for key in ("quartile", score, "n", "low", "high")
-        )
-        bars = axis.bar(place, value, color=BLUE, width=0.7)
-        axis.bar_label(bars, fmt="%.2f", fontsize=8, label_type="center", color="white")
+        keys = ("quartile", score, f"{score}_low", f"{score}_high", "n", "low", "high")
+        place, value, least, most, n, low, high = (_column(table, key) for key in keys)
+        axis.vlines(place, least, most, color=BLUE, alpha=0.5, linewidth=5)
+        axis.plot(place, value, "o", color=BLUE, markersize=6)
         axis.axhline(np.average(value, weights=n), color=ORANGE, linewidth=1.5, linestyle="--")
-        ranges = [f"{a:.2f}\nto {b:.2f}" for a, b in zip(low, high, strict=True)]
-        axis.set_xticks(place, ranges, fontsize=7)
-        axis.set(xlim=(0.4, 4.6), ylim=(0, 1.1), title=name.replace("_", " "))
+        texts = [f"{a:.2f} to\n{b:.2f}\n({k:.0f})" for a, b, k in zip(low, high, n, strict=True)]
+        axis.set_xticks(place, texts, fontsize=7)
+        axis.set(xlim=(0.4, 4.6), ylim=(max(0, bottom), top), title=name.replace("_", " "))
         axis.grid(axis="x", visible=False)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"mean {label}")
-    figure.supxlabel("quarters of the photos, by how much they have of it", fontsize=9)
+    figure.supxlabel("quarters of the photos, by how much they have of it (how many)", fontsize=9)
     return figure
 
 
