@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -337,6 +338,36 @@ def test_a_photo_that_cannot_be_read_is_left_out_by_name(photos, call, tmp_path,
     assert {facts["photos"] for facts in found["models"].values()} == {8}
 
 
+def test_files_that_the_source_skips_are_named(photos, call, tmp_path):
+    for name in "abcdef":
+        write_whole(tmp_path / f"my set/images/view {name}.jpg", b"no image")
+    path = save(tmp_path / "net.pth")
+    code, out, _ = call(path, "--source", photos, "--all-photos", "-o", "out")
+    assert code == 0 and "judged on 3 photos" in out
+    assert len(re.findall(r"Left out: .*view [a-e]\.jpg: not an image", out)) == 5
+    assert "and 1 more files" in out and "Left out" in Page(tmp_path / "out/evaluation.html").text
+
+
+def test_two_files_with_the_same_bytes_are_one_network(photos, call, tmp_path):
+    first, second = save(tmp_path / "a.pth"), tmp_path / "b.pth"
+    second.write_bytes(first.read_bytes())
+    code, out, _ = call(first, second, "--source", photos, "--all-photos", "-o", "out")
+    assert code == 0 and f"a.pth is also {second}" in out
+    assert f"a.pth is also {second}" in Page(tmp_path / "out/evaluation.html").text
+
+
+def test_a_remark_on_a_mask_is_a_line_and_said_once(photos, call, tmp_path):
+    truth, made = tmp_path / "my set/masks", tmp_path / "labels"
+    made.mkdir()
+    for path in truth.iterdir():
+        mask = np.asarray(Image.open(path)) > 127
+        Image.fromarray(mask.astype(np.uint8)).save(made / path.name)
+    code, _, err = call("--predictions", made, "--masks", truth, "--threshold", "best")
+    lines = [line for line in err.splitlines() if line]
+    assert code == 0 and len(lines) == 9 and "Warning" not in err
+    assert all("holds the grey values 0 and 1 only" in line for line in lines)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode here")
 def test_names_of_any_bytes(photos, call, tmp_path):
     for path in tmp_path.glob("my set/*/view a.*"):
@@ -385,6 +416,8 @@ def test_ctrl_c_leaves_nothing(root, photos, call, tmp_path, monkeypatch):
         (["--threshold", "half"], 2, "between 0 and 1"),
         (["--predictions", "a"], 2, "belong together"),
         (["net.pth", "--predictions", "a", "--masks", "b"], 2, "are judged alone"),
+        (["net.pth", "--predictions", "", "--masks", ""], 2, "is empty"),
+        (["--predictions", "my set/masks", "--masks", "my set/../my set/masks"], 2, "two folders"),
         (["--all", "net.pth"], 2, "leave the names away"),
         (["--all"], 1, "no network in"),
         ([], 1, "best_model.pth' not found"),
@@ -395,7 +428,7 @@ def test_ctrl_c_leaves_nothing(root, photos, call, tmp_path, monkeypatch):
         (["net.pth", "--device", "gpu", "--source", "SET"], 2, "unknown device 'gpu'"),
         (["net.pth", "--source", "folder:gone"], 2, "no such folder"),
         (["net.pth", "--source", "foldr:gone"], 2, "Did you mean 'folder'"),
-        (["net.pth"], 2, "no such folder|has not the folders|no usable pair"),
+        (["net.pth"], 2, "(?s)(no such folder|has not the folders|no usable pair).*--source names"),
         (["alone.onnx"], 2, "does not say on which photos it was trained: --source"),
         (["bare.pth", "--source", "SET"], 2, "it looks like a bare state dict"),
         (["bare.pth"], 2, "it looks like a bare state dict"),
@@ -433,7 +466,8 @@ def test_as_a_program(root, photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "IoU" in done.stdout  # no bar where there is no terminal
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(WRITTEN)
-    assert f"unetlib evaluate '{path}'".replace("'", "") in record(tmp_path / "out")["command"]
+    noted = shlex.split(record(tmp_path / "out")["command"])
+    assert noted[:5] == ["unetlib", "evaluate", str(path), "--source", photos]
     gone = run("gone.pth")
     assert gone.returncode == 1 and gone.stderr.count("\n") == 1
     assert run(str(path), "--threshold", "2").returncode == 2

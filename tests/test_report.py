@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unetlib.app import report
+from unetlib.app.runs import write_record
 
 
 class Page(HTMLParser):
@@ -174,6 +175,13 @@ def test_the_interval_of_a_score(intervals, shown):
     evaluation = {"iou": 0.9, "intervals": intervals}
     assert report.headline(evaluation) == [("val IoU", "0.900", shown)]
     assert ("iou", f"0.900 ({shown})" if shown else "0.900") in report.scores(evaluation)
+
+
+def test_names_of_any_bytes(tmp_path):
+    record = {"run": {"name": "\udcff", "parameters": {"photo": "\udcfe.png"}}, "evaluation": {}}
+    write_record(tmp_path, record)
+    page = report.write_report(tmp_path).read_text(encoding="utf-8")
+    assert r"\udcff" in page and list(tmp_path.glob("*.part")) == []
 
 
 def test_headline_and_bars_of_other_shapes():

@@ -84,7 +84,10 @@ def test_threads_change_nothing(monkeypatch, threads):
     assert one.temperature() == more.temperature()
 
 
-def test_memory_does_not_grow_with_the_set():
+def test_memory_does_not_grow_with_the_set(monkeypatch):
+    # of one thread: how much of several overlaps is a matter of luck
+    monkeypatch.setattr(unetlib.evaluate, "cores", lambda: 1)
+
     def peak(count):
         tracemalloc.start()
         cases = (draw(seed % 4, (160, 200))._replace(id=str(seed)) for seed in range(count))
@@ -270,6 +273,11 @@ def test_predictions_that_do_not_fit(folders):
         small.save(masks / f"more{number}.png")
     with pytest.raises(DataError, match=r"9 of 12 masks.*no prediction.*more0, .*more4, \.\.\.$"):
         read_predictions(predictions, masks)
+    small.save(predictions / "more0.out.png")
+    with pytest.raises(DataError, match=r"more4, \.\.\. \(it has .*more0\.out"):
+        read_predictions(predictions, masks)
+    with pytest.raises(DataError, match=r"name two folders"):
+        read_predictions(masks, masks / ".." / "masks")
     small.save(masks / "more0.bmp")
     with pytest.raises(DataError, match=r"more0\.\w+: same stem as more0\.\w+"):
         read_predictions(predictions, masks)

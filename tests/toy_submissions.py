@@ -35,8 +35,15 @@ while True:
     except KeyboardInterrupt:
         pass
 """
-EAT = "kept = [bytearray(b'x' * 50_000_000) for _ in range(400)]"
-FLOOD = "for _ in range(100):\n    print('spam ' * 200_000)"
+EAT = ["kept = [b'x' * 600_000_000]", "kept += [b'x' * 20_000_000 for _ in range(900)]"]
+FLOOD = "for _ in range(30):\n    print('spam ' * 200_000)"
+HOME = "from pathlib import Path\n(Path.home() / 'was here').touch()"
+PATCH = """
+import unetlib.exercise
+from IPython.display import display
+unetlib.exercise._hint = lambda *given: None
+exercise = None
+"""
 DRAWING = {"count": 40, "image_size": 32, "seed": 3}
 
 
@@ -75,16 +82,16 @@ def write_submissions(folder: Path, honest: dict) -> dict[str, Path]:
     """A dozen folders below `folder`, by name. `honest`: what the checkpoint really reaches."""
     parts = {
         "good": ([], {}),
-        "=1+1 Ünal": ([], {"answer": WRONG}),
+        "=1+1 Ünal": ([HOME], {"answer": WRONG}),
         "hangs": ([HANG], {}),
         "deaf": ([DEAF], {}),
         "dies": (["print('still here')", "import os; os._exit(3)"], {}),
         "floods": ([FLOOD], {}),
         "patricide": (["import os; os.kill(os.getppid(), 9)"], {}),
-        "eats": ([EAT], {}),
+        "eats": (EAT, {}),
         "forged": ([], {}),
         "tampered": (
-            ["import unetlib.exercise\nfrom IPython.display import display"],
+            [PATCH],
             {"answer": WRONG, "check": cheat()},
         ),
     }

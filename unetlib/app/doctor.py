@@ -1,7 +1,6 @@
 """What the doctor found, to be seen: a figure, a page; and bad pairs moved out of the way."""
 
 import csv
-import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,9 +11,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from unetlib.app.markup import data_url, template
+from unetlib.app.markup import figure_url, picture_url, template
 from unetlib.data.doctor import Checkup
 from unetlib.data.faults import KINDS
 from unetlib.data.findings import Finding
@@ -112,14 +110,12 @@ def write_page(checkup: Checkup, path: Path) -> Path:
     for draw in (draw_shares, draw_sizes):
         figure, axes = new_figure(size=(5.2, 3.4))
         draw(checkup, axes[0, 0])
-        file = io.BytesIO()
-        figure.savefig(file, dpi=160)
-        figures.append(data_url(file.getvalue()))
+        figures.append(figure_url(figure))
     page = template("check.html").render(
         checkup=checkup,
         kinds=KINDS,
         figures=figures,
-        tiles=[(_webp(tile), *what) for tile, *what in suspects(checkup, ON_PAGE)],
+        tiles=[(picture_url(tile), *what) for tile, *what in suspects(checkup, ON_PAGE)],
         written=datetime.now(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,9 +183,3 @@ def _tiles(checkup: Checkup, pairs: Iterable[tuple[Finding | None, Pair]]) -> It
         size = fit_within(matte.shape, TILE)
         name = str(pair.image).removeprefix(f"{checkup.root}{os.sep}")
         yield overlay(resize(photo, size), resize(matte, size), ORANGE), finding, name
-
-
-def _webp(tile: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(tile).save(file, "WEBP", quality=80)
-    return data_url(file.getvalue(), "image/webp")

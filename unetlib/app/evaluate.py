@@ -53,6 +53,8 @@ def evaluate(
     exit code 1 then.
     """
     level = read_threshold(threshold)
+    if "" in (predictions, masks):
+        raise ValueError("--predictions or --masks is empty (a variable that is not set?)")
     if bool(predictions) != bool(masks):
         raise ValueError("--predictions DIR and --masks DIR belong together: give both")
     if predictions and (models or everything or source or all_photos):
@@ -77,11 +79,11 @@ def evaluate(
                 judged = judge_masks(*folders, level)
             else:
                 judged = judge_models(found, source, all_photos, level, difficulty, device)
-        if level == "best":
-            judged.notes.append("The threshold was picked on these very photos: it flatters")
-        judged.command = shlex.join(["unetlib", *sys.argv[1:]])
-        record = judged.numbers(temperature)
-        write(judged, record, folder)
+            if level == "best":
+                judged.notes.append("The threshold was picked on these very photos: it flatters")
+            judged.command = shlex.join(["unetlib", *sys.argv[1:]])
+            record = judged.numbers(temperature)
+            write(judged, record, folder)
     finally:
         if not existed:
             with suppress(OSError):  # it is not empty: all is well
@@ -176,6 +178,8 @@ def judge_models(models, source: str, all_photos: bool, threshold, difficulty: b
         return [(*pair, {n: softs[n][i] for n in names}) for i, pair in enumerate(pictures)]
 
     also = {model.name: model.also for model in models}
+    if len(models) == 1:  # else the leaderboard says so
+        notes += [f"{models[0].name} is also {path}" for path in models[0].also]
     return Judged(board.evaluations, what, notes, look, board, also)
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
 import unetlib
 from unetlib import plots
 from unetlib.app.judged import Judged, between, costs, number, quarters, quartiles, remarks, scaled
-from unetlib.app.markup import data_url, template
+from unetlib.app.markup import figure_url, picture_url, template
 from unetlib.app.runs import write_record
+from unetlib.data.images import fit_within, resize
 from unetlib.leaderboard import SHOWN
 from unetlib.metrics import SCORES
 from unetlib.paths import write_whole
@@ -132,24 +130,17 @@ def _small(pictures: dict[str, np.ndarray | None]) -> list[tuple[str, str]]:
     for words, picture in pictures.items():
         if picture is None:
             continue
-        scale = min(1.0, SIDE / max(picture.shape[:2]))
-        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = resize(picture, fit_within(picture.shape[:2], SIDE))
         if picture.ndim == 2:
             picture = np.rint(picture * 255).astype(np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "WEBP", quality=85)
-        made.append((words, data_url(file.getvalue(), "image/webp")))
+        made.append((words, picture_url(picture)))
     return made
 
 
 def _drawn(figure, words: str) -> dict[str, Any]:
-    """A figure, sharp on fine screens, as a picture in the page."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
+    """A figure as a picture in the page."""
     width, height = (round(100 * inches) for inches in figure.get_size_inches())
-    uri = data_url(file.getvalue())
-    return {"uri": uri, "width": width, "height": height, "words": words}
+    return {"uri": figure_url(figure), "width": width, "height": height, "words": words}
 
 
 def _figures(judged: Judged, found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,21 +23,21 @@ from unetlib.app.marks import Grade, Mark, apply_rubric
 from unetlib.app.markup import template
 from unetlib.app.rubric import DEFAULT, Chapter, Item, read_course, read_rubric
 from unetlib.app.runner import Runner
-from unetlib.app.submission import as_it_is, find_submissions
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.app.submission import CHECKPOINT, as_it_is, find_notebook, find_submissions, outputs_of
+from unetlib.paths import find_input, resolve, sha256, write_whole
 
 NOT_GRADED = "not graded"
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
-def grade_run(folder: Path, as_is: bool = True, rubric_file: Path | None = None) -> Grade:
-    """Grade a run by what is in its folder, and write grade.json and grade.html there.
+def grade_run(folder: Path, rubric_file: Path | None = None) -> Grade:
+    """Grade a run of one's own by what is in its folder: nothing is run, metrics.json is believed.
 
-    With ``as_is`` nothing is run, and metrics.json is believed: this is for a run of one's own. A
-    run that failed gets fewer points, and no error.
+    Writes grade.json and grade.html there. A run that failed gets fewer points, and no error.
     """
     course = read_course()
     items = read_rubric(rubric_file, course)
-    return grade_all({folder.name: folder}, items, course, lambda _: folder, as_is=as_is)[0]
+    return grade_all({folder.name: folder}, items, course, lambda _: folder, as_is=True)[0]
 
 
 def grade_all(
@@ -54,7 +56,7 @@ def grade_all(
     On Ctrl-C all that runs is ended, and the grades so far are returned.
     """
     grades: dict[str, Grade] = {}
-    stop = threading.Event()
+    stop, shared = threading.Event(), shared_files(folders, course)
 
     def one(name: str) -> Grade | None:
         try:
@@ -64,6 +66,7 @@ def grade_all(
                 evidence = runner.run(name, folders[name], into(name) / "executed")
             if stop.is_set():
                 return None
+            evidence.flags += shared[name]
             grade = apply_rubric(name, items, evidence, course)
             write_grade(grade, into(name))
         except Exception as error:  # whatever is wrong with it, the others are graded
@@ -73,7 +76,8 @@ def grade_all(
         return grade
 
     with tempfile.TemporaryDirectory(prefix="unetlib-grade-", ignore_cleanup_errors=True) as work:
-        runner = Runner(course, Path(work), limits, source, stop)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        runner = Runner(course, Path(work), limits, source, stop, threads)
         with ThreadPoolExecutor(jobs) as pool:
             left = {pool.submit(one, name) for name in folders}
             try:
@@ -85,11 +89,33 @@ def grade_all(
                         echo(
                             f"  {grade.submission:<24} {grade.points:g} of {grade.out_of:g}{flags}"
                         )
-            except KeyboardInterrupt:
+            except BaseException as error:  # Ctrl-C, or a closed pipe where echo writes to
                 stop.set()
                 pool.shutdown(cancel_futures=True)
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
                 echo(f"stopped with Ctrl-C: {len(grades)} of {len(folders)} graded")
     return [grades[name] for name in folders if name in grades]
+
+
+def shared_files(folders: dict[str, Path], stems: Iterable[str]) -> dict[str, list[str]]:
+    """Flags for each submission whose network or notebook is the same file as another's.
+
+    What more than a third of the class has was handed out, or is what the defaults give.
+    """
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, folder in folders.items():
+        files = {stem: find_notebook(folder, stem) for stem in stems}
+        for part, path in {**files, "network": outputs_of(folder) / CHECKPOINT}.items():
+            with suppress(OSError):  # it is not there
+                if path:
+                    owners.setdefault((part, sha256(path)), []).append(name)
+    flags: dict[str, list[str]] = {name: [] for name in folders}
+    for (part, _), names in owners.items():
+        for name in names if 1 < len(names) <= max(2, len(folders) // 3) else []:
+            others = ", ".join(other for other in names if other != name)
+            flags[name].append(f"{part}: same file as {others}")
+    return flags
 
 
 def write_grade(grade: Grade, folder: Path) -> None:
@@ -117,7 +143,7 @@ def write_overview(grades: list[Grade], folder: Path, pages: dict[str, Path]) ->
         writer.writerow(map(_cell, [*row, "; ".join(grade.flags), grade.reason]))
     write_whole(folder / "grades.csv", file.getvalue().encode("utf-8-sig", "replace"))
     links = {
-        name: quote(page.relative_to(folder).as_posix())
+        name: quote(os.fsencode(page.relative_to(folder).as_posix()))
         if page.is_relative_to(folder)
         else page.as_uri()
         for name, page in pages.items()
@@ -175,6 +201,9 @@ def grade(paths, rubric_file, show_rubric, as_is, source, jobs, timeout, memory,
     folders, parent = find_submissions(paths)
     target = Path(into).expanduser().absolute() if into else parent
     several = parent is not None or len(folders) > 1
+    files = parent.iterdir() if parent else ()
+    if packed := sorted(p.name for p in files if p.suffix.lower() in ARCHIVES):
+        click.echo(f"not looked into, unpack them first: {', '.join(packed)}", err=True)
 
     def folder_of(name: str) -> Path:
         return folders[name] if not into else target / name if several else target

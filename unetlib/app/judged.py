@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORST = 5
-SHOWN = ("iou", "dice", "boundary_iou", "mae", "f_beta", "s_measure", "e_measure", "weighted_f")
+PRINTED = ("iou", "dice", "boundary_iou", "mae", "f_beta", "s_measure", "e_measure", "weighted_f")
 
 
 @dataclass
@@ -79,10 +79,9 @@ def facts(found: Evaluation, temperature: bool) -> dict[str, Any]:
     record: dict[str, Any] = {"photos": len(table), "threshold": found.threshold}
     record["scores"] = summary.to_dict("index")
     record["best_threshold"] = {
-        name: {"threshold": (at := best_threshold(sweep, name)),
-               "mean": float(sweep.loc[sweep["threshold"] == at, name].iloc[0])}
+        name: {"threshold": best_threshold(sweep, name), "mean": float(sweep[name].max())}
         for name in ("iou", "dice")
-    }  # fmt: skip
+    }
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         record["auc"] = found.histogram.auc()
@@ -142,12 +141,12 @@ def text(judged: Judged, record: dict[str, Any]) -> list[str]:
     found = record["models"][judged.best]
     lines = [f"judged on {judged.what}", *(f"  {note}" for note in judged.notes), ""]
     if judged.board and len(judged.board.table) > 1:
-        lines += [*board_lines(record["leaderboard"])]
+        lines += board_lines(record["leaderboard"])
         lines += [f"{name} is also {path}" for name, more in judged.also.items() for path in more]
         lines.append("")
     lines.append(f"{judged.best}, threshold {found['threshold']:g}")
     rows = [["", "per photo", "95 % interval", "pooled"]]
-    for name in SHOWN:
+    for name in PRINTED:
         own, pooled = (found["scores"].get(key, {}) for key in (name, f"pooled_{name}"))
         rows.append(
             [SCORES[name].label, number(own["mean"]), between(own), number(pooled.get("mean"))]

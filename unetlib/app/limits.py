@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +89,14 @@ def run_limited(
         process.stdin.close()
 
 
-def folder_size(folder: Path, without: tuple[str, ...] = ()) -> int:
-    """Bytes of all files below a folder, folders of some names left out; what vanishes meanwhile
-    does not count."""
+def folder_size(folder: Path, ignore: Callable = lambda place, names: ()) -> int:
+    """Bytes of the files below a folder but for what ``ignore`` names, as in `shutil.copytree`;
+    what vanishes meanwhile does not count."""
     total = 0
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in without]
-        for name in names:
+        left_out = set(ignore(place, folders + names))
+        folders[:] = set(folders) - left_out
+        for name in set(names) - left_out:
             with suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size
     return total

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from unetlib.app.rubric import Chapter, Item, checks_of
+from unetlib.app.rubric import Chapter, Item, checks_of, is_number
 from unetlib.app.submission import Evidence
 
 
@@ -88,7 +88,7 @@ def _file(item: Item, evidence: Evidence, course) -> tuple[float, str, list[str]
 def _metric(item: Item, evidence: Evidence, course) -> tuple[float, str, list[str]]:
     claimed, value = evidence.claimed.get(item.name), evidence.measured.get(item.name)
     lines = [f"metrics.json says {item.name} {str(claimed):.20}"] if claimed is not None else []
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = is_number(value)
     if number and (photos := evidence.measured.get("n")):
         lines.append(f"the checkpoint gives {value:.4f} on {photos:g} photos")
     if evidence.doubt or not number:

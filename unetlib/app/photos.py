@@ -13,6 +13,8 @@ from unetlib.data.split import same_bytes
 from unetlib.leaderboard import Model
 from unetlib.paths import resolve
 
+NAMED = 5  # of the files that are left out
+
 
 def open_photos(
     path: Path, extra: dict, source: str, val_fraction: float = 0.2, download: bool = True
@@ -26,18 +28,13 @@ def open_photos(
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         settings = settings if settings.get("source") == absolute_spec(named) else {}
     drawn = str(resolve(settings.get("data_dir", "data")))
-    terms = [
-        replace(term, name="folder", root=term.root or drawn, args=())
-        if term.name == "synthetic" else term
-        for term in read_spec(named)
-    ]  # fmt: skip
-    if not download:
-        terms = [
-            replace(term, args=(*term.args, ("download", False)))
-            if term.name in PUBLISHED
-            else term
-            for term in terms
-        ]
+    terms = []
+    for term in read_spec(named):
+        if term.name == "synthetic":
+            term = replace(term, name="folder", root=term.root or drawn, args=())
+        elif term.name in PUBLISHED and not download:
+            term = replace(term, args=(*term.args, ("download", False)))
+        terms.append(term)
     root = None if terms[0].root else settings.get("source_root")
     spec, seed = " + ".join(map(str, terms)), settings.get("seed", 0)
     return open_source(spec, root, seed=seed, val_fraction=val_fraction)
@@ -71,13 +68,17 @@ def choose_photos(
     try:
         data = open_photos(path, extra, source, 0.0 if all_photos else 0.2)
     except DataError as error:
-        few = ". --all-photos judges on all of them" if "val_fraction" in str(error) else ""
-        raise DataError(f"{error}{few}") from error
+        more = ". --all-photos judges on all of them" if "val_fraction" in str(error) else ""
+        if not source:
+            more += f"\nThese would be the photos that {path} was trained on; --source names others"
+        raise DataError(f"{error}{more}") from error
     pairs = [*(data.train if all_photos else ()), *data.val]
     if not pairs:
         raise ValueError(f"no val photos in {data.root}: --all-photos judges on all of them")
     side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
-    notes = []
+    notes = [f"Left out: {skip.path}: {skip.reason}" for skip in data.skipped[:NAMED]]
+    if len(data.skipped) > NAMED:
+        notes.append(f"and {len(data.skipped) - NAMED:,} more files of {data.root} were left out")
     if source and not all_photos:
         notes.append("Only the val photos were judged; --all-photos: a set never trained on")
     if not source and len({extra.get("source") for _, extra in trained.values()}) > 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from unetlib.app.execution import clock
 from unetlib.app.markup import data_url, template
 from unetlib.app.runs import read_record
+from unetlib.paths import write_whole
 
 HEADLINE = (  # the label, and the names under which 04_evaluate may have written it
     ("val IoU", ("iou", "val_iou", "mean_iou")),
@@ -50,7 +51,7 @@ def write_report(folder: Path) -> Path:
         written=datetime.now(),
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode(errors="backslashreplace"))  # names of files: see write_record
     return path
 
 

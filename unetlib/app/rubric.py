@@ -78,6 +78,16 @@ def grade_id(cell) -> str:
     return str(about.get("grade_id") or "") if isinstance(about, dict) else ""
 
 
+def check_in(cell, checks: dict[str, str]) -> str:
+    """Which check a cell is, or "": by its grade_id, or by its text where an editor dropped that.
+
+    ``checks``: grade_id -> source.
+    """
+    same = [name for name, source in checks.items() if source.strip() == cell.source.strip()]
+    name = grade_id(cell)
+    return name if name in checks else same[0] if same else ""
+
+
 def checks_of(name: str, course: dict[str, Chapter]) -> dict[str, Check]:
     """The checks that an item `exercise: NAME` is about: one, those of a notebook, or "all"."""
     chapters = [course[name]] if name in course else course.values()
@@ -131,8 +141,10 @@ def _read_item(row: Any, place: str, course: dict[str, Chapter]) -> Item:
     }
     if kind in known:
         _known(kind, name, known[kind], place)
-    elif Path(name).is_absolute() or Path(name).drive or ".." in Path(name).parts or name == "None":
+    elif Path(name).anchor or ".." in Path(name).parts or name == "None":
         raise ValueError(f"{place}: a file is a pattern below the outputs, like videos/*.gif")
+    else:
+        _check_pattern(name, place)
     limits = [key for key in OPTIONS[kind] if key in row and key != "partial"]
     values = {key: _number(row[key], f"{place}: {key}") for key in limits}
     if kind == "metric":
@@ -142,6 +154,13 @@ def _read_item(row: Any, place: str, course: dict[str, Chapter]) -> Item:
     item = Item(kind, name, title, _number(row.get("points"), f"{place}: points"), **values)
     _check_partial(item, place)
     return item
+
+
+def _check_pattern(pattern: str, place: str) -> None:
+    try:
+        next(Path().glob(pattern), None)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{place}: {pattern!r} is no pattern of files ({error})") from error
 
 
 def _check_partial(item: Item, place: str) -> None:
@@ -156,9 +175,14 @@ def _check_partial(item: Item, place: str) -> None:
             raise ValueError(f"{place}: partial {value} is not easier than {limit:g}")
 
 
-def _number(value: Any, what: str) -> float:
+def is_number(value: Any) -> bool:
+    """Neither text nor true or false, nor NaN, nor too large to reckon with."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
+    return number and -1e300 < value < 1e300
+
+
+def _number(value: Any, what: str) -> float:
+    if not is_number(value) or value < 0:
         raise ValueError(f"{what} should be a number, 0 or above, not {value!r}")
     return value
 

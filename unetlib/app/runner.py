@@ -7,6 +7,7 @@ who wants to do harm.
 import json
 import os
 import shutil
+import site
 import sys
 import threading
 import time
@@ -16,20 +17,28 @@ from pathlib import Path
 import unetlib
 from unetlib.app.limits import GIGABYTE, Limits, folder_size, run_limited
 from unetlib.app.pipeline import PRESETS
-from unetlib.app.rubric import METRICS, Chapter
-from unetlib.app.submission import Evidence, find_notebook, outputs_of
+from unetlib.app.rubric import METRICS, Chapter, is_number
+from unetlib.app.submission import (
+    CHECKPOINT,
+    Evidence,
+    find_notebook,
+    missing_notebook,
+    outputs_of,
+)
 from unetlib.paths import whole
 
 FORGED = "forged or stale"
 TOLERANCE = 0.02  # by which claimed and measured numbers may differ: another device, other rounding
-CHECKPOINT = "checkpoints/best_model.pth"
 SETTINGS = {"source": "synthetic", "source_root": "", "count": 2000, "image_size": 128, "seed": 0}
 LENT = ("checkpoints", "timelapse")  # handed in, for the notebooks after a training that failed
-NOT_COPIED = ("data", "outputs", "executed", "unetlib", ".git", "__pycache__")
+NOT_COPIED = ("data", "outputs", "executed", "unetlib", "__pycache__")  # and what is hidden
 
 
 class Runner:
-    """Runs submissions below the folder `work`, which the caller removes."""
+    """Runs submissions below the folder `work`, which the caller removes.
+
+    `threads`: of PyTorch in each notebook; more than there are cores for all slow down everything.
+    """
 
     def __init__(
         self,
@@ -38,9 +47,10 @@ class Runner:
         limits: Limits,
         source: str,
         stop: threading.Event,
+        threads: int,
     ):
         self.course, self.work, self.limits, self.source = course, work, limits, source
-        self.stop, self._measuring = stop, threading.Lock()
+        self.stop, self.threads, self._measuring = stop, threads, threading.Lock()
 
     def run(self, name: str, folder: Path, executed: Path) -> Evidence:
         """Copy a submission, run its notebooks and measure its network.
@@ -50,9 +60,12 @@ class Runner:
         """
         place, handed_in = self.work / name, outputs_of(folder)
         evidence = Evidence([handed_in, place / "outputs"])
-        for part in ("temp", "outputs", "executed"):
+        if executed.is_symlink():  # handed in, to have something else overwritten
+            executed.unlink()
+        executed.mkdir(parents=True, exist_ok=True)  # first, since it fails where it cannot be
+        for part in ("temp", "packages", "outputs", "executed"):
             (place / part).mkdir(parents=True)
-        if folder_size(folder, NOT_COPIED) > self.limits.disk:
+        if folder_size(folder, _not_copied) > self.limits.disk:
             raise OSError(f"{folder} is larger than {self.limits.disk / GIGABYTE:g} GB")
         shutil.copytree(folder, place / "submission", ignore=_not_copied)
         end = time.monotonic() + self.limits.submission
@@ -64,9 +77,6 @@ class Runner:
         if not list((place / "executed").iterdir()):
             evidence.flags.append("no notebook that runs")
         self._measure(folder, place, evidence)
-        if executed.is_symlink():  # handed in, to have something else overwritten
-            executed.unlink()
-        executed.mkdir(parents=True, exist_ok=True)
         for path in (place / "executed").glob("*.ipynb"):
             with whole(executed / path.name) as part:
                 shutil.copyfile(path, part)
@@ -76,7 +86,7 @@ class Runner:
         """Its events, and why it was stopped."""
         seconds = min(self.limits.notebook, end - time.monotonic())
         if path is None:
-            return [], f"there is no notebook {chapter.stem}"
+            return [], missing_notebook(place / "submission", chapter.stem)
         if seconds <= 0:
             return [], f"the submission's {self.limits.submission:.0f} s were used up before it"
         values = PRESETS["smoke"].parameters | {
@@ -102,8 +112,8 @@ class Runner:
             return
         last = [chapter for stem, chapter in self.course.items() if stem[:2] == "04"]
         preset, given = PRESETS.get(str(run.get("preset"))), run.get("parameters")
-        known = SETTINGS | (last[0].parameters if last else {})
-        known |= preset.parameters if preset else {}
+        asked = SETTINGS | (last[0].parameters if last else {})
+        known = asked | (preset.parameters if preset else {})
         known |= given if isinstance(given, dict) else {}
         notebook = find_notebook(folder, "04_evaluate")
         job = {
@@ -121,7 +131,10 @@ class Runner:
             reason = reason or facts.get("error", "")
             evidence.doubt = f"the network could not be measured: {reason}"
             return
-        evidence.measured = facts["measured"]
+        evidence.measured, drawn = facts["measured"], facts.get("drawn", {})
+        small = [f"{key} {value}" for key, value in drawn.items() if value < asked[key]]
+        if small:  # easier than the course's photos, or so few that luck decides
+            evidence.flags.append(f"scores on easy photos: {', '.join(small)}")
         wrong = [
             f"{name} {str(claim):.20} is claimed, but the checkpoint gives {measured:.3f}"
             for name in METRICS
@@ -135,14 +148,21 @@ class Runner:
     def _work(self, job: dict, place: Path, seconds: float) -> tuple[list[dict], str]:
         """Give a job to a process of its own. Returns its events, and why it was stopped."""
         path, log, temp = place / "job.json", place / "events.jsonl", str(place / "temp")
+        packages = str(place / "packages")
         log.unlink(missing_ok=True)
         path.write_text(json.dumps({**job, "events": str(log)}), encoding="utf-8")
         code = str(Path(unetlib.__file__).resolve().parents[1])
-        environment = {**os.environ, "UNETLIB_ROOT": str(place), "UNETLIB_CACHE": temp}
+        environment = {**os.environ, "UNETLIB_ROOT": str(place)}
         environment |= dict.fromkeys(("TMPDIR", "TMP", "TEMP"), temp)
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [code, os.environ.get("PYTHONPATH")])
-        )
+        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        paths = [code, os.environ.get("PYTHONPATH", "")]
+        if "notebook" in job:  # keep its hands off the home folder and the installed packages
+            environment |= dict.fromkeys(("HOME", "USERPROFILE", "UNETLIB_CACHE"), temp)
+            environment["PYTHONUSERBASE"] = site.getuserbase()  # else it is looked for in HOME
+            environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts: found once
+            environment["PIP_TARGET"] = packages
+            paths.insert(1, packages)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         environment.pop("NBGRADER_EXECUTION", None)  # checks would raise, instead of a verdict
         command = [sys.executable, "-m", "unetlib.app.worker", str(path)]
         reason = run_limited(command, place, environment, seconds, self.limits, self.stop)
@@ -158,8 +178,7 @@ class Runner:
 
 
 def _agree(claimed, measured: float) -> bool:
-    number = isinstance(claimed, int | float) and not isinstance(claimed, bool)
-    return number and abs(claimed - measured) <= TOLERANCE
+    return is_number(claimed) and abs(claimed - measured) <= TOLERANCE
 
 
 def _lend(handed_in: Path, outputs: Path) -> None:
@@ -179,4 +198,9 @@ def _links(folder: str, names: list[str]) -> list[str]:
 
 
 def _not_copied(folder: str, names: list[str]) -> list[str]:
-    return [*_links(folder, names), *(name for name in names if name in NOT_COPIED)]
+    return [*_links(folder, names), *(name for name in names if _is_left_out(folder, name))]
+
+
+def _is_left_out(folder: str, name: str) -> bool:
+    environment = os.path.isfile(os.path.join(folder, name, "pyvenv.cfg"))
+    return name in NOT_COPIED or name.startswith(".") or environment

@@ -1,7 +1,8 @@
 """The folder of one headless run: its name, its record (metrics.json), and what it publishes.
 
 outputs/runs/NAME/   executed notebooks, checkpoints/ images/ timelapse/ videos/, evaluation.csv,
-                     metrics.json {"run": ..., "evaluation": what 04_evaluate wrote}, report.html
+                     metrics.json {"run": ..., "evaluation": what 04_evaluate wrote}, grade.json,
+                     grade.html, report.html
 """
 
 import filecmp

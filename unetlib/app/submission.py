@@ -7,11 +7,12 @@ from pathlib import Path
 
 from unetlib.app import runs
 from unetlib.app.execution import ANSI
-from unetlib.app.rubric import METRICS, Chapter, grade_id
+from unetlib.app.rubric import METRICS, Chapter, check_in
 from unetlib.config import hint
 from unetlib.exercise import MIME
 from unetlib.paths import find_input
 
+CHECKPOINT = "checkpoints/best_model.pth"
 LARGEST_RECORD = 5_000_000  # bytes of metrics.json
 
 
@@ -96,7 +97,7 @@ def as_it_is(folder: Path, course: dict[str, Chapter]) -> Evidence:
     states = evidence.read_claims().get("notebooks")
     for stem, chapter in course.items():
         path, events = find_notebook(folder, stem), []
-        reason = "" if path else f"there is no notebook {stem}"
+        reason = "" if path else missing_notebook(folder, stem)
         if path:
             try:
                 events = _stored_events(path, chapter)
@@ -114,6 +115,7 @@ def _stored_events(path: Path, chapter: Chapter) -> list[dict]:
     import nbformat
 
     cells = code_cells(nbformat.read(path, as_version=4))
+    checks = {name: check.source for name, check in chapter.checks.items()}
     events: list[dict] = [{"cells": len(cells)}]
     for number, cell in enumerate(cells, 1):
         if cell.execution_count is None:
@@ -122,10 +124,10 @@ def _stored_events(path: Path, chapter: Chapter) -> list[dict]:
         problem = f"{errors[0].ename}: {errors[0].evalue}" if errors else ""
         tail = ANSI.sub("", "\n".join(errors[0].traceback))[-3000:] if errors else ""
         event = {"done": number, "problem": problem[:300], "tail": tail}
-        if grade_id(cell) in chapter.checks:
+        if name := check_in(cell, checks):
             results = [out for out in cell.outputs if out.output_type == "execute_result"]
             value = results[-1].data.get(MIME) if results else None
-            event |= {"check": grade_id(cell), "value": value}
+            event |= {"check": name, "value": value}
         events.append(event)
     return events
 
@@ -151,11 +153,16 @@ def find_submissions(paths: list[str]) -> tuple[dict[str, Path], Path | None]:
         folder = _find_folder(path)
         inside = [folder]
         if not is_submission(folder):
-            inside = sorted(p for p in folder.glob("[!.]*/") if p.is_dir())
-            if not any(map(is_submission, inside)):
+            inside = [  # without those that -o of an earlier grading made
+                p
+                for p in _folders_in(folder)
+                if is_submission(p) or not (p / "grades.html").is_file()
+            ]
+            if not any(is_submission(_unwrapped(p)) for p in inside):
                 raise ValueError(
                     f"{folder} is no run and no submission: expected were notebooks (01_….ipynb) "
-                    "or metrics.json in it or in its folder notebooks, or folders with these"
+                    "or metrics.json in it or in its folder notebooks, or folders with these "
+                    "(archives have to be unpacked)"
                 )
             parent = folder if len(paths) == 1 else None
         for one in inside:
@@ -163,7 +170,18 @@ def find_submissions(paths: list[str]) -> tuple[dict[str, Path], Path | None]:
             while found.get(name, one) != one:
                 name, number = f"{one.resolve().name}-{number}", number + 1
             found[name] = one
-    return found, parent
+    return {name: _unwrapped(one) for name, one in found.items()}, parent
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("[!.]*/") if not p.name.startswith("__"))  # __MACOSX
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The folder, or the submission that an archive put alone into it."""
+    inside = [] if is_submission(folder) else _folders_in(folder)
+    inner = _unwrapped(inside[0]) if len(inside) == 1 else folder
+    return inner if is_submission(inner) else folder
 
 
 def _find_folder(path: str) -> Path:
@@ -171,10 +189,12 @@ def _find_folder(path: str) -> Path:
         folder = find_input(path).absolute()
         if folder.is_dir():
             return folder
-        raise ValueError(f"{folder} is a file: expected was the folder of a run or of submissions")
-    if re.fullmatch(r"\w[\w.+-]*", path) and runs.run_folder(path).is_dir():
-        return runs.run_folder(path)
+        raise ValueError(
+            f"{folder} is a file: expected was the folder of a run or of submissions, unpacked"
+        )
     names = sorted(p.name for p in runs.runs_dir().glob("*/"))
+    if path in names:
+        return runs.runs_dir() / path
     raise ValueError(
         f"there is no folder {path!r} and no run of that name.{hint(path, names)} "
         f"Runs in {runs.runs_dir()}: {', '.join(names) or 'none'}"
@@ -190,15 +210,23 @@ def is_submission(folder: Path) -> bool:
 def find_notebook(folder: Path, stem: str) -> Path | None:
     """A submission's notebook: of that name, or the only one with its number."""
     for place in (folder, folder / "notebooks"):
-        alike = [path for path in _notebooks_in(place) if path.stem[:3] == stem[:3]]
+        alike = _notebooks_in(place, stem[:3])
         exact = [path for path in alike if path.stem.lower() == stem.lower()]
         if exact or len(alike) == 1:
             return (exact or alike)[0]
     return None
 
 
-def _notebooks_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+def missing_notebook(folder: Path, stem: str) -> str:
+    """Why `find_notebook` found none."""
+    alike = [p.name for f in (folder, folder / "notebooks") for p in _notebooks_in(f, stem[:3])]
+    return f"there is no notebook {stem}" + (f", or which one? {', '.join(alike)}" if alike else "")
+
+
+def _notebooks_in(folder: Path, number: str = r"\d\d_") -> list[Path]:
+    """Those with a number; browsers and Colab change names: "Copy of 01_data (1).ipynb"."""
+    start = re.compile(rf"(?<!\d){number}")
+    return sorted(path for path in folder.glob("*.ipynb") if start.search(path.name))
 
 
 def outputs_of(folder: Path) -> Path:

@@ -14,14 +14,17 @@ import time
 from pathlib import Path
 
 from unetlib.app.execution import ANSI, this_python
-from unetlib.app.rubric import grade_id
+from unetlib.app.rubric import check_in
 from unetlib.app.submission import code_cells
 from unetlib.exercise import MIME
 from unetlib.paths import whole
 
 GRACE = 3  # seconds that an interrupted cell has left
 SAVE_EVERY = 2  # seconds
-IMPORT = "from unetlib.exercise import exercise\n\n\n"  # a check needs no earlier cell for it
+IMPORT = (  # a check needs no earlier cell for it, and does not care what one did to the module
+    "import importlib, unetlib.exercise\nimportlib.reload(unetlib.exercise)\n"
+    "from unetlib.exercise import exercise\n\n\n"
+)
 LARGEST_SET = 6000 * 320**2  # pixels of the synthetic photos that are drawn anew
 
 
@@ -74,8 +77,8 @@ def run_notebook(job: dict, say) -> None:
                     say(start=number)
                 problem = kernel.run(cell)
                 event = {"done": number, "problem": problem[:300], "tail": kernel.tail[-3000:]}
-                if grade_id(cell) in job["checks"]:
-                    event |= {"check": grade_id(cell), "value": kernel.value.get(MIME)}
+                if name := check_in(cell, job["checks"]):
+                    event |= {"check": name, "value": kernel.value.get(MIME)}
                 if number:
                     say(**event)
                 if time.monotonic() - saved > SAVE_EVERY:
@@ -92,11 +95,11 @@ def prepare(notebook, parameters: dict, checks: dict[str, str]) -> dict:
 
     changed, settings, found = [], [], set()
     for index, cell in enumerate(notebook.cells):
-        name, tags = grade_id(cell), cell.metadata.get("tags", [])
-        if name in checks:
+        name, tags = check_in(cell, checks), cell.metadata.get("tags", [])
+        if name:
             changed += [name] * (cell.source.strip() != checks[name].strip())
             found.add(name)
-            about = cell.metadata
+            about = {**cell.metadata, "nbgrader": {"grade_id": name}}
             cell = nbformat.v4.new_code_cell(IMPORT + checks[name], metadata=about)
             notebook.cells[index] = cell
         elif "parameters" in tags or "injected-parameters" in tags:
@@ -104,6 +107,8 @@ def prepare(notebook, parameters: dict, checks: dict[str, str]) -> dict:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     values = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    if not settings:  # an editor dropped the tags
+        settings = [c for c in notebook.cells if "\noutputs_dir = " in f"\n{c.source}"][:1]
     for cell in settings[-1:]:  # the last has the last word: an earlier run put in a second one
         cell.source = f"{cell.source}\n# unetlib grade:\n{values}"
     missing = [name for name in checks if name not in found]
@@ -218,6 +223,7 @@ def evaluate_checkpoint(job: dict, say) -> None:
             raise Ended(f"{count} photos of {size} x {size} are too many to be drawn again")
         folder = Path(job["data"]) / f"{count}-{size}-{seed}"
         photos = open_settings("synthetic", "", str(folder), count, size, seed)
+        say(drawn={"count": count, "image_size": size})
     found = measure(predictor, photos.val, job["threshold"])
     say(measured={"n": len(found.table), **found.summary(resamples=1)["mean"]})
 

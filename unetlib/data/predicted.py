@@ -18,9 +18,11 @@ def match_predictions(predictions: Path, masks: Path) -> dict[str, tuple[Path, P
     Files of the same name belong together, whatever their type, in folders and folders below them.
     A true mask may end in _mask, a prediction in one of ENDINGS (of several, the first is taken).
     Raises NotADirectoryError; DataError for a folder without images, for missing or ambiguous
-    files, and for a prediction of another size than its mask.
+    files, for a prediction of another size than its mask, and for the same folder twice.
     """
     softs, truths = _images_in(predictions), _images_in(masks)
+    if predictions.samefile(masks):
+        raise DataError(f"{masks} cannot be both the predictions and the truth: name two folders")
     found: dict[str, tuple[Path, Path]] = {}
     missing = []
     for name, truth in sorted(truths.items()):
@@ -31,10 +33,11 @@ def match_predictions(predictions: Path, masks: Path) -> dict[str, tuple[Path, P
         else:
             missing.append(id)
     if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        taken = tuple(f"{id}_" for id in found)
+        others = _some([name for name in sorted(softs) if not f"{name}_".startswith(taken)])
         raise DataError(
             f"{len(missing)} of {len(truths)} masks in {masks} have no prediction of the same name "
-            f"in {predictions}: {some}"
+            f"in {predictions}: {_some(missing)}" + (f" (it has {others})" if others else "")
         )
     for soft, truth in found.values():
         (w, h), (width, height) = image_size(soft), image_size(truth)
@@ -57,6 +60,10 @@ def load_soft(path: Path) -> np.ndarray:
             stacklevel=2,
         )
     return soft
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _images_in(folder: Path) -> dict[str, Path]:
