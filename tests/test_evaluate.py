@@ -23,6 +23,7 @@ from unetlib.evaluate import (
     summarize,
     threshold_sweep,
 )
+from unetlib.metrics import interval
 
 SIZES = [(40, 60), (33, 21), (50, 50), (64, 48), (30, 31)]  # H, W
 TAGS = [("hair",), (), ("hair", "texture"), ("texture",), ()]
@@ -101,6 +102,7 @@ def test_by_tag(pairs, tmp_path):
         assert tags["n"].tolist() == [2, 2, 5]
         iou = table["iou"]
         assert tags.loc["hair", "iou"] == pytest.approx((iou[0] + iou[2]) / 2)
+        assert tags.loc["hair", ["iou_low", "iou_high"]].tolist() == list(interval(iou[[0, 2]]))
         assert tags.loc["hair", "iou_without"] == pytest.approx((iou[1] + iou[3] + iou[4]) / 3)
         assert np.isnan(tags.loc["(all)", "iou_without"])
 

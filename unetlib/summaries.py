@@ -129,8 +129,8 @@ def with_intervals(
 def by_tag(table: pd.DataFrame) -> pd.DataFrame:
     """Mean scores of the images that carry a tag, beside those that do not: a row per tag.
 
-    Columns: tag, n, iou, dice, iou_without (NaN where every image carries the tag). The last row,
-    "(all)", is the whole table.
+    Columns: tag, n, iou, iou_low and iou_high (its 95 % bootstrap interval), dice, iou_without (NaN
+    where every image carries the tag). The last row, "(all)", is the whole table.
     """
     import pandas as pd
 
@@ -139,11 +139,14 @@ def by_tag(table: pd.DataFrame) -> pd.DataFrame:
     for tag in [*sorted(set().union(*tagged)), "(all)"]:
         inside = tagged.apply(lambda tags, tag=tag: tag == "(all)" or tag in tags).astype(bool)
         with_tag, without = table[inside], table[~inside]
+        low, high = interval(with_tag["iou"])
         rows.append(
             {
                 "tag": tag,
                 "n": len(with_tag),
                 "iou": with_tag["iou"].mean(),
+                "iou_low": low,
+                "iou_high": high,
                 "dice": with_tag["dice"].mean(),
                 "iou_without": without["iou"].mean(),
             }

@@ -55,7 +55,7 @@ def _presets_help() -> str:
 @click.option("--list", "listing", is_flag=True, help="Show notebooks and parameters, run nothing.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def run(preset, preset_option, name, parameters, only, start, timeout, listing) -> None:
-    """Execute the six notebooks into outputs/runs/NAME and write report.html there.
+    """Execute the six notebooks into outputs/runs/NAME; write report.html and grade.html there.
 
     PRESET is quick (default), smoke or full. --only and --from go on with the newest run of the
     preset, or with the one called --name, and use the files it has.
