@@ -1,6 +1,7 @@
 """Shared fixtures. Every file that the tests read is made here, except the real photos."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# A job in the background begins without Ctrl-C, and so do its children: several tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

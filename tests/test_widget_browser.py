@@ -83,12 +83,10 @@ def environment(root: Path) -> dict[str, str]:
 def server(root):
     """The real command, on a free port; (its process, the address it says)."""
     log = (root / "app.log").open("w+")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     process = subprocess.Popen(
         [*UNETLIB, "app", "--port", "0", "--no-browser"],
         cwd=root, stdout=log, stderr=log, env=environment(root),
     )  # fmt: skip
-    signal.signal(signal.SIGINT, before)
     said = None
     for _ in range(400):
         said = re.search(r"The app: (http://127\.0\.0\.1:\d+/)", (root / "app.log").read_text())
