@@ -24,6 +24,14 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A project root of the test's own, not made yet, and tmp_path as the working directory."""
+    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "root"
+
+
+@pytest.fixture
 def photo():
     """photo(h, w, seed) -> uint8 (h, w, 3): smooth, so that it survives JPEG."""
 

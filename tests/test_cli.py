@@ -20,10 +20,8 @@ def call(*args) -> int:
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch) -> Path:
+def toy(root, tmp_path, monkeypatch) -> Path:
     """The command runs a toy course, from a folder that is not the checkout."""
-    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
-    monkeypatch.chdir(tmp_path)
     folder = write_course(tmp_path / "course")
     real = course.find_notebooks
     for module in ("unetlib.app.pipeline", "unetlib.app.course"):

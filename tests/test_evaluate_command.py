@@ -29,13 +29,7 @@ from unetlib.paths import write_whole
 from unetlib.predict import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "root"
+pytestmark = pytest.mark.usefixtures("root")
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from unetlib.models import build_model
 from unetlib.paths import write_whole
 from unetlib.predict import Predictor
 
+pytestmark = pytest.mark.usefixtures("root")
+
 
 def network(seed: int = 0, bias: float | None = None) -> torch.nn.Module:
     """A tiny one that was not trained; with a bias its answer is the same for every pixel."""
@@ -36,13 +38,6 @@ def save(path, seed: int = 0, bias: float | None = None, **extra):
     return save_checkpoint(
         path, Checkpoint(network(seed, bias), Preprocess((32, 32)), 1, {}, [], extra)
     )
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "root"
 
 
 @pytest.fixture

@@ -24,11 +24,9 @@ TINY += ["--device", "cpu", "--workers", "0", "--data-root", "photos"]
 
 
 @pytest.fixture
-def place(tmp_path, make_pairs, monkeypatch) -> Path:
+def place(root, tmp_path, make_pairs, monkeypatch) -> Path:
     """A folder with photos, where the command runs; what it writes is in root/outputs."""
-    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
     monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     make_pairs([f"photo{i}" for i in range(30)], tmp_path / "photos")
     return tmp_path
 

@@ -11,7 +11,16 @@ import numpy as np
 
 import unetlib
 from unetlib import plots
-from unetlib.app.judged import Judged, between, costs, number, quarters, quartiles, remarks, scaled
+from unetlib.app.judged import (
+    Judged,
+    between,
+    costs,
+    number,
+    quarters,
+    remarks,
+    scaled,
+    score_rows,
+)
 from unetlib.app.markup import figure_url, picture_url, template
 from unetlib.app.runs import write_record
 from unetlib.data.images import fit_within, resize
@@ -53,12 +62,12 @@ def render(judged: Judged, record: dict[str, Any]) -> str:
         failed=judged.failed,
         tradeoff=_drawn(plots.show_tradeoff(judged.board.table), TRADEOFF) if rows[1:] else None,
         disputed=_disputed(judged, record.get("disagreements", [])),
-        scores=_scores(found),
+        scores=score_rows(found, SCORES),
         threshold_lines=remarks(found),
         figures=_figures(judged, found),
         tags=found["by_tag"] if len(found["by_tag"]) > 1 else [],
         quartiles=found["by_quartile"],
-        quartile_figure=_quartile_figure(judged),
+        quartile_figure=_quartile_figure(found["by_quartile"]),
         worst=_worst(judged, found),
         command=judged.command,
         version=unetlib.__version__,
@@ -76,21 +85,8 @@ def _about(rows: list[dict]) -> list[str]:
 
 
 def _tiles(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    tiles = []
-    for name in ("iou", "dice", "boundary_iou", "mae"):
-        row = found["scores"][name]
-        tiles.append((SCORES[name].label, number(row["mean"]), between(row)))
-    return tiles
-
-
-def _scores(found: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, about in SCORES.items():
-        own, pooled = (found["scores"].get(key, {}) for key in (name, f"pooled_{name}"))
-        if own:
-            row = {"mean": own["mean"], "interval": between(own), "pooled": pooled.get("mean")}
-            rows.append(about._asdict() | row)
-    return rows
+    rows = score_rows(found, ("iou", "dice", "boundary_iou", "mae"))
+    return [(row["label"], number(row["mean"]), row["interval"]) for row in rows]
 
 
 def _worst(judged: Judged, found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -156,6 +152,8 @@ def _figures(judged: Judged, found: dict[str, Any]) -> list[dict[str, Any]]:
     return [_drawn(figure, words) for words, figure in drawn]
 
 
-def _quartile_figure(judged: Judged) -> dict[str, Any] | None:
-    tables = quartiles(judged.evaluations[judged.best])
+def _quartile_figure(quartiles: dict[str, list[dict]]) -> dict[str, Any] | None:
+    import pandas as pd
+
+    tables = {name: pd.DataFrame(rows) for name, rows in quartiles.items()}
     return _drawn(plots.show_quartiles(tables), "IoU by quarter") if tables else None

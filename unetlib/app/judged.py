@@ -92,19 +92,12 @@ def facts(found: Evaluation, temperature: bool) -> dict[str, Any]:
             record["calibration_error_scaled"] = scaled(found, record["temperature"])[1]
     record["undefined"] = [str(one.message) for one in said]
     record["by_tag"] = by_tag(table).to_dict("records")
-    record["by_quartile"] = {
-        name: rows.to_dict("records") for name, rows in quartiles(found).items()
-    }
+    measured = [n for n in DIFFICULTIES if n in table and len(table) >= 4]  # there are quarters
+    record["by_quartile"] = {name: by_quartile(table, name).to_dict("records") for name in measured}
     worst = table.nsmallest(WORST, "iou")[["id", "iou", "boundary_iou"]]
     worst["hard"] = named(table)[worst.index] if DIFFICULTIES[0] in table else ""
     record["worst"] = worst.to_dict("records")
     return record
-
-
-def quartiles(found: Evaluation) -> dict[str, pd.DataFrame]:
-    """By difficulty, from four photos on; {} where it was not measured."""
-    names = [name for name in DIFFICULTIES if name in found.table and len(found.table) >= 4]
-    return {name: by_quartile(found.table, name) for name in names}
 
 
 def scaled(found: Evaluation, temperature: float) -> tuple[dict[str, np.ndarray], float]:
@@ -145,13 +138,11 @@ def text(judged: Judged, record: dict[str, Any]) -> list[str]:
         lines += [f"{name} is also {path}" for name, more in judged.also.items() for path in more]
         lines.append("")
     lines.append(f"{judged.best}, threshold {found['threshold']:g}")
-    rows = [["", "per photo", "95 % interval", "pooled"]]
-    for name in PRINTED:
-        own, pooled = (found["scores"].get(key, {}) for key in (name, f"pooled_{name}"))
-        rows.append(
-            [SCORES[name].label, number(own["mean"]), between(own), number(pooled.get("mean"))]
-        )
-    lines += [*aligned(rows), *remarks(found)]
+    rows = [
+        [row["label"], number(row["mean"]), row["interval"], number(row["pooled"])]
+        for row in score_rows(found, PRINTED)
+    ]
+    lines += [*aligned([["", "per photo", "95 % interval", "pooled"], *rows]), *remarks(found)]
     tags = [f"{row['tag']} {number(row['iou'])} ({row['n']})" for row in found["by_tag"][:-1]]
     lines += [f"IoU by tag: {', '.join(tags)}"] if tags else []
     if found["by_quartile"]:
@@ -164,6 +155,16 @@ def text(judged: Judged, record: dict[str, Any]) -> list[str]:
     lines.append(f"worst photos, with their IoU{much}:")
     lines += [f"  {number(row['iou'])}  {row['id']}  {row['hard']}" for row in found["worst"]]
     return [line.rstrip() for line in lines]
+
+
+def score_rows(found: dict[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
+    """What each score is (see `Score`), with its mean, interval (in words), and pooled value."""
+    rows = []
+    for name in names:
+        own, pooled = (found["scores"].get(key, {}) for key in (name, f"pooled_{name}"))
+        row = {"mean": own["mean"], "interval": between(own), "pooled": pooled.get("mean")}
+        rows.append(SCORES[name]._asdict() | row)
+    return rows
 
 
 def quarters(rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
