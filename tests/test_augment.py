@@ -105,3 +105,21 @@ def test_paste_puts_the_figure_on_the_photo_and_joins_the_masks():
     blended, joined = paste(figure, matte, image, mask)
     assert blended[0, :, 0].tolist() == [100, 120, 200, 100]  # 51 / 255 is a fifth
     assert joined.tolist() == [[0, 255, 255, 128]]
+
+
+def test_a_pasted_figure_brings_no_fringe_of_its_old_background():
+    y, x = np.mgrid[:64, :64]
+    alpha = np.clip((20 - np.hypot(y - 32, x - 32)) / 6 + 0.5, 0, 1)[..., None]
+    red, green, blue = (
+        np.array([220.0, 20, 20]),
+        np.array([20.0, 220, 20]),
+        np.array([20.0, 20, 220]),
+    )
+    photo = np.rint(alpha * red + (1 - alpha) * green).astype(np.uint8)
+    matte = np.rint(255 * alpha[..., 0]).astype(np.uint8)
+    ground = np.broadcast_to(blue.astype(np.uint8), photo.shape)
+    pasted, mask = paste(photo, matte, ground, np.zeros((64, 64), np.uint8))
+    true = alpha * red + (1 - alpha) * blue
+    edge = (matte > 20) & (matte < 235)
+    assert np.array_equal(mask, matte)
+    assert np.abs(pasted - true)[edge].mean() < 8  # 25 with the photo's own colours

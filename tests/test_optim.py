@@ -146,6 +146,20 @@ def test_weight_decay_spares_biases_and_norms():
     assert {p.ndim for p in groups[1]["params"]} == {1} and groups[1]["weight_decay"] == 0
 
 
+def test_the_encoder_takes_its_share_of_every_rate():
+    model = torch.nn.Module()
+    model.encoder, model.head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+    config = TrainConfig(lr=0.1, encoder_lr=0.25, schedule="cosine", epochs=2)
+    optimizer = optim.build_optimizer(model, config)
+    schedule = optim.Schedule(optimizer, config, 5)
+    for _ in range(10):
+        for group in optimizer.param_groups:
+            ours = any(p is q for p in group["params"] for q in model.encoder.parameters())
+            assert group["lr"] == pytest.approx(schedule.lr * (0.25 if ours else 1))
+        schedule.step()
+    assert len(optimizer.param_groups) == 4  # with and without decay, encoder and the rest
+
+
 def test_the_moving_average_by_hand():
     net = torch.nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(1.0)

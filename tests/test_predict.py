@@ -277,7 +277,7 @@ def test_without_a_gpu(no_gpu):
         with pytest.raises(RuntimeError, match=f"{name}.*only: cpu"):
             choose_device(name)
     with pytest.raises(RuntimeError, match="asked for"):
-        Predictor("no file is looked for first", device="cuda")
+        Predictor("people_unet", device="cuda")
     for name in ("gpu", "cuda:x", "cuda0"):
         with pytest.raises(ValueError, match="use one of auto, cpu, cuda, mps"):
             choose_device(name)

@@ -103,7 +103,7 @@ def test_without_voila_the_extra_is_named(monkeypatch, capsys):
 
 def test_without_a_network_it_says_how_to_get_one(tmp_path, monkeypatch, capsys, with_voila):
     monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path))
-    code, words = run(capsys=capsys)
+    code, words = run("--network", "best", capsys=capsys)
     assert code == 1 and "network" in words and "unetlib train" in words
     code, words = run("--checkpoint", "mine.pth", capsys=capsys)
     assert code == 1 and "mine.pth" in words

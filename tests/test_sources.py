@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from unetlib import paths
-from unetlib.data import DataError, load_mask, open_source, split_fraction
+from unetlib.data import (
+    DataError,
+    PairDataset,
+    Preprocess,
+    load_mask,
+    open_settings,
+    open_source,
+    split_fraction,
+)
 from unetlib.data.sources import SOURCES
 
 
@@ -240,3 +248,34 @@ def test_paths(tmp_path, monkeypatch):
     assert str(tmp_path / "b.jpg") in str(error.value) and str(tmp_path / "here") in str(
         error.value
     )
+
+
+def test_backgrounds_need_no_masks_and_have_no_foreground(make_pairs, tmp_path):
+    photos = make_pairs([f"sky-{n}" for n in range(12)]) / "images"
+    source = open_source(f"backgrounds:{photos}")
+    assert len(source.train) + len(source.val) == 12 and source.val
+    dataset = PairDataset(source.train, Preprocess(16))
+    assert dataset[0][1].sum() == 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no photo in"):
+        open_source(f"backgrounds:{empty}")
+
+
+def test_what_is_excluded_is_in_neither_half(make_pairs):
+    root = make_pairs([f"photo-{n}" for n in range(20)])
+    given = ("folder", str(root), "data", 2, 32, 0)
+    whole = open_settings(*given)
+    unwanted = [whole.train[0].id, whole.val[0].id]
+    left = open_settings(*given, exclude=" ".join(unwanted))
+    ids = {pair.id for pair in (*left.train, *left.val)}
+    assert ids == {pair.id for pair in (*whole.train, *whole.val)} - set(unwanted)
+    with pytest.raises(DataError, match="exclude: no photo of folder has the id 'nobody'"):
+        open_settings(*given, exclude="nobody")
+
+
+def test_val_fraction_of_a_training(make_pairs):
+    root = make_pairs([f"photo-{n}" for n in range(20)])
+    given = ("folder", str(root), "data", 2, 32, 0)
+    assert not open_settings(*given, val_fraction=0.0).val
+    assert len(open_settings(*given, val_fraction=0.6).val) > len(open_settings(*given).val)

@@ -50,6 +50,9 @@ class TrainConfig:
     lr: float = _setting(
         2e-3, "learning rate, how far a step goes; the highest of the schedule", above=0
     )
+    encoder_lr: float = _setting(
+        1.0, "learning rate of the encoder as a share of lr, e.g. 0.3 for a pretrained one", above=0
+    )
     optimizer: str = _setting("adamw", "rule that turns gradients into steps", OPTIMIZERS)
     weight_decay: float = _setting(
         1e-4, "pull of all weights to 0: decoupled in adamw, an L2 penalty in adam and sgd", low=0
@@ -118,9 +121,13 @@ class TrainOptions(TrainConfig):
     source_root: str = _setting("", "folder with the photos; alone it means the source folder")
     data_dir: str = _setting("data", "where the synthetic photos are drawn into")
     outputs_dir: str = _setting("outputs", "where checkpoints, timelapse and curves go")
-    count: int = _setting(2000, "how many synthetic photos, train and val together", low=2)
-    image_size: int = _setting(128, "height and width that all photos are resized to", low=1)
-    batch_size: int = _setting(16, "photos in a batch (of each process)", low=1)
+    count: int = _setting(800, "how many synthetic photos, train and val together", low=2)
+    val_fraction: float = _setting(
+        0.2, "share of the photos that is held out for judging; 0: none", low=0, below=1
+    )
+    exclude: str = _setting("", "ids of photos to leave out, with spaces between them")
+    image_size: int = _setting(96, "height and width that all photos are resized to", low=1)
+    batch_size: int = _setting(8, "photos in a batch (of each process)", low=1)
     augment: str = _setting("light", "how much training photos are varied", AUGMENTATIONS)
     sampling: str = _setting(
         "uniform", "which photos come more often: rare ones, or those it gets wrong", SAMPLINGS
@@ -135,7 +142,9 @@ class TrainOptions(TrainConfig):
     depth: int = _setting(0, "for U-Nets: how often a photo is halved; 0: the model's own", low=0)
     pretrained: bool = _setting(False, "for backbones: begin with ImageNet weights (a download)")
     loss: str = _setting("bce_dice", "a loss or a weighted sum of some, e.g. bce + 0.5*dice")
-    init_from: str = _setting("", "checkpoint whose weights to begin with (fine-tuning)")
+    init_from: str = _setting(
+        "", "network whose weights to begin with (fine-tuning): people, best or a checkpoint"
+    )
     resume: str = _setting(
         "auto",
         "go on with the training in outputs_dir (yes), begin anew (no), or go on if it was cut "

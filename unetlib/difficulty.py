@@ -116,7 +116,8 @@ def reflection(photo: np.ndarray, mask: np.ndarray) -> float:
     S. Shafer, Using color to separate reflection components, Color Research and Application, 1985
     """
     white = np.where(mask, photo.min(axis=2), 0).astype(np.uint8)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))
+    y, x = np.ogrid[-12:13, -12:13]
+    disc = (x * x + y * y <= 12.5**2).astype(np.uint8)  # OpenCV's ellipse changes when it is turned
     steep = cv2.morphologyEx(white, cv2.MORPH_TOPHAT, disc) > 50
     found = _share(steep & (white > 205), mask)
     return found / (found + 0.01)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from unetlib import pretrained
+from unetlib.config import hint
 from unetlib.data import Pair
 from unetlib.evaluate import Evaluation, best_threshold, measure, threshold_sweep
 from unetlib.metrics import paired
@@ -66,9 +68,10 @@ class Leaderboard:
 def find_models(places: Sequence[str | Path] = ()) -> list[Model]:
     """The networks in files, runs, folders of runs and folders of networks; each content once.
 
-    A place is a file (.pth, .onnx), a run (its folder, or its name in outputs/runs), a folder of
-    runs, or a folder with such files. Without any: all of outputs/runs and outputs/checkpoints.
-    Files are not opened here: a spoilt one fails when it is judged.
+    A place is a name (people, u2netp, see `pretrained`), a file (.pth, .onnx), a run (its folder,
+    or its name in outputs/runs), a folder of runs, or a folder with such files. Without any: all of
+    outputs/runs and outputs/checkpoints. Files are not opened here: a spoilt one fails when it is
+    judged.
 
     Raises FileNotFoundError (says how to get a network) where nothing is, ValueError for a folder
     without any network and for a file of another kind.
@@ -202,12 +205,15 @@ def _disagreements(evaluations: dict[str, Evaluation], grids: dict[str, np.ndarr
 
 
 def _files_at(place: str | Path) -> list[Path]:
+    if str(place) in (*pretrained.NETWORKS, "best"):
+        return [pretrained.find(place)]
     try:
         path = find_input(place)
     except FileNotFoundError as error:
         path = resolve("outputs/runs") / place
         if not path.is_dir():
-            text = f"no network: {error} nor {path}. {HOW}, or name one"
+            near = hint(str(place), [*pretrained.NETWORKS, "best"])
+            text = f"no network: {error} nor {path}.{near} {HOW}, or name one"
             raise FileNotFoundError(text) from error
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} is no network: their files end in {' or '.join(SUFFIXES)}")
@@ -229,7 +235,10 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    """The run's name for a run's best model, else the file's."""
+    """The run's name for a run's best model, that of a network with a name, else the file's."""
+    named = [name for name, network in pretrained.NETWORKS.items() if network.path == path]
+    if named:
+        return named[0]
     *_, run, folder, file = path.absolute().parts
     ours = (folder, file) == ("checkpoints", "best_model.pth")
     return run if ours and path.absolute().parents[1] != resolve("outputs") else file

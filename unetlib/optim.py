@@ -18,15 +18,22 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     Weight decay pulls the convolutions' weights only: on biases and batch-norm gains it does
     nothing useful. In AdamW it is decoupled from the gradient (Loshchilov and Hutter,
     https://arxiv.org/abs/1711.05101), in Adam and SGD it is the L2 penalty's gradient.
+
+    With `encoder_lr` the parameters of the network's `encoder` are groups of their own; the
+    schedule multiplies a group's rate by its "lr_share".
     """
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    parts: dict[tuple[float, float], list] = {}
+    for name, p in model.named_parameters():
+        share = config.encoder_lr if name.startswith("encoder.") else 1.0
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        if p.requires_grad:
+            parts.setdefault((share, decay), []).append(p)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": params, "lr_share": share, "weight_decay": decay}
+        for (share, decay), params in parts.items()
     ]
-    # one kernel for all weights
-    options = {"lr": config.lr, "fused": all(p.device.type in ("cpu", "cuda") for p in decayed)}
+    devices = {p.device.type for p in model.parameters()}
+    options = {"lr": config.lr, "fused": devices <= {"cpu", "cuda"}}  # one kernel for all weights
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
         return torch.optim.SGD(groups, momentum=config.momentum, nesterov=nesterov, **options)
@@ -57,10 +64,6 @@ class Schedule:
         self.warm = share * self.total
         self.steps, self.falls, self.bad_epochs, self.best = 0, 0, 0, -math.inf
         self._set()
-
-    @property
-    def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
 
     def step(self) -> None:
         self.steps += 1
@@ -104,8 +107,9 @@ class Schedule:
         self._set()
 
     def _set(self) -> None:
+        self.lr = self.config.lr * self.factor()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * self.factor()
+            group["lr"] = self.lr * group.get("lr_share", 1.0)
 
 
 def _cosine(start: float, end: float, t: float) -> float:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from unetlib import pretrained
 from unetlib.data.photo import read_photo
 from unetlib.data.preprocess import Preprocess, to_array
+from unetlib.trouble import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -92,22 +95,29 @@ class TorchNetwork:
 
 
 def load_network(checkpoint: Any, device: Any = "auto", threads: int | None = None):
-    """A checkpoint (file or in memory) or an exported network (.onnx), ready to be called."""
-    if isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint).endswith(".onnx"):
-        from unetlib.runtime import OnnxNetwork
+    """A network by name, a checkpoint (file or in memory) or an .onnx file, ready to be called."""
+    if isinstance(checkpoint, (str, os.PathLike)):
+        try:
+            checkpoint = pretrained.find(checkpoint)
+        except FileNotFoundError as error:
+            raise CheckpointError(str(error)) from error
+        if checkpoint.suffix.lower() == ".onnx":
+            from unetlib.runtime import OnnxNetwork
 
-        return OnnxNetwork(checkpoint, device, threads)
+            return OnnxNetwork(checkpoint, device, threads)
     return TorchNetwork(checkpoint, device, threads)
 
 
 class Predictor:
     """A trained model, or several, that is handed photos and returns soft masks.
 
-    `checkpoint` is a file written by training or by `unetlib export` (.onnx, needs no PyTorch), a
-    Checkpoint in memory (its model is moved to `device` and put into eval mode), or a list of
-    these, whose answers are averaged. `size` is the working size, an int for a square or (H, W);
-    None takes that of the training (of the first). Photos are stretched to it, as they were in
-    training. `flip` averages with the answer for the mirror image: twice the time, a little better.
+    `network` is a name ("people", see `pretrained.NETWORKS`), a file written by training or by
+    `unetlib export` (.onnx, needs no PyTorch), a Checkpoint in memory (its model is moved to
+    `device` and put into eval mode), or a list of these, whose answers are averaged.
+    `size` is the working size, an int for a square or (H, W); None takes that of the training (of
+    the first). Photos are stretched to it, as they were in training. `flip` averages with the
+    answer for the mirror image: twice the time, a little better. None: as the network's entry in
+    `pretrained.NETWORKS` says, which is yes for "people" and no for files.
     `threads` limits the cores that a prediction takes; None: all.
 
     Raises CheckpointError for a missing or unusable file and RuntimeError for an absent device.
@@ -116,17 +126,18 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: Any,
+        network: Any = pretrained.DEFAULT,
         device: Any = "auto",
         size: Any = None,
-        flip: bool = False,
+        flip: bool | None = None,
         threads: int | None = None,
     ):
-        several = checkpoint if isinstance(checkpoint, (list, tuple)) else [checkpoint]
+        several = network if isinstance(network, (list, tuple)) else [network]
         if not several:
-            raise ValueError("no checkpoint given: the list is empty")
+            raise ValueError("no network given: the list is empty")
         self.networks = [load_network(one, device, threads) for one in several]
-        self.flip = flip
+        known = [pretrained.named(one) for one in several if isinstance(one, (str, os.PathLike))]
+        self.flip = any(one and one.flip for one in known) if flip is None else flip
         first = self.networks[0]
         self.device, self.model = first.device, getattr(first, "model", None)
         self.preprocess = self._at_size(size)
@@ -142,7 +153,7 @@ class Predictor:
                 raise ValueError(
                     f"working size {size!r}: sides are {MIN_SIZE} to {MAX_SIZE} pixels"
                 )
-        return Preprocess((int(height), int(width)), trained.mean, trained.std)
+        return replace(trained, size=(int(height), int(width)), keep_shape=False)
 
     def predict(self, image: Any, size: Any = None) -> np.ndarray:
         """One photo (anything `read_photo` takes) -> soft mask, float32 (H, W) in [0, 1], (H, W)
@@ -164,7 +175,7 @@ class Predictor:
 
         for image in images:
             waiting.append(read_photo(image))
-            if len(waiting) >= max(1, batch_size):
+            if len(waiting) >= (1 if self.preprocess.keep_shape else max(1, batch_size)):
                 flush()
         if waiting:
             flush()
@@ -177,7 +188,8 @@ class Predictor:
         total, batches = 0, {}
         for network in self.networks:
             own = network.preprocess
-            how = Preprocess(working.size, own.mean, own.std)
+            shape = working.size_for(*photos[0].shape[:2]) if len(photos) else working.size
+            how = replace(own, size=shape, keep_shape=False)
             if how not in batches:
                 batch = np.empty((len(photos), 3, *how.size), np.float32)
                 for photo, out in zip(photos, batch, strict=True):

@@ -12,11 +12,13 @@ import numpy as np
 
 from unetlib.data.download import cache_dir
 from unetlib.data.preprocess import Preprocess
+from unetlib.pretrained import recognise
 from unetlib.trouble import CheckpointError
 
 FORMAT = "unetlib-onnx"
 VERSION = 1
 FOREIGN_SIZE = 320  # of networks that do not say theirs: what rembg feeds
+ROUNDING = 1e-5  # a sigmoid may end so far outside of [0, 1]
 
 
 def need(*packages: str) -> None:
@@ -32,9 +34,10 @@ class OnnxNetwork:
     device: "cpu"; "cuda" or "cuda:1", through TensorRT where it is installed; or "auto", the first
     of TensorRT, CUDA and CPU that works. threads: cores that a call takes, None: all.
 
-    Files of other programs work too if they have one input (N, 3, H, W) and a map (N, 1, H, W) of
-    probabilities first among their outputs; ImageNet's normalisation is then assumed. Safe to call
-    from several threads.
+    The public networks of `pretrained` are known by their content and get the preprocessing of
+    their authors. Files of other programs work too if they have one input (N, 3, H, W) and a map
+    (N, 1, H, W) of probabilities first among their outputs; ImageNet's normalisation is then
+    assumed. Safe to call from several threads.
 
     Raises CheckpointError for a missing, damaged or unfitting file, RuntimeError for an absent GPU,
     ValueError for an unknown device, ImportError without ONNX Runtime; when called, ValueError for
@@ -58,6 +61,10 @@ class OnnxNetwork:
             raise CheckpointError(f"{path} was written by a newer unetlib: update unetlib")
         size = tuple(side or FOREIGN_SIZE for side in self.fixed[1:])
         self.preprocess = Preprocess.from_dict(self.facts.get("preprocess", {"size": size}))
+        public = None if own else recognise(self.path)
+        self.answer = public.answer if public else "probability"
+        if public:
+            self.preprocess = public.preprocess
         self.name = self.facts.get("model", self.path.stem)
         self.epoch, self.metrics = self.facts.get("epoch", 0), self.facts.get("metrics", {})
         self._lock, self._sessions = threading.Lock(), {}
@@ -94,12 +101,17 @@ class OnnxNetwork:
             if tuple(size) == self.preprocess.size:
                 raise RuntimeError(reason) from error
             raise ValueError(f"{reason}. Its own size is {trained}") from error
-        if soft.size and (soft.min() < 0 or soft.max() > 1):
+        if self.answer == "logits":
+            soft = 1 / (1 + np.exp(-soft))
+        elif self.answer == "range":
+            low, high = (end(soft, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
+            soft = (soft - low) / np.maximum(high - low, np.float32(1e-12))
+        if soft.size and (soft.min() < -ROUNDING or soft.max() > 1 + ROUNDING):
             raise ValueError(
                 f"{self.path.name} gives values from {soft.min():.4g} to {soft.max():.4g} where "
                 "probabilities in [0, 1] are expected (are these logits?)"
             )
-        return soft
+        return np.clip(soft, 0, 1, out=soft)
 
     def _session(self, size: tuple[int, int]):
         """On a CPU a session planned for one size is 12 % quicker and ready sooner than one for

@@ -36,9 +36,11 @@ def remark_on(cut: Cut) -> str:
     """A few words about a cut-out without foreground, "" for others."""
     if cut.cutout.binary.any():
         return ""
-    facts = f"highest value of the soft mask {cut.cutout.soft.max():.3f}"
-    left = "what is left is faint" if cut.cutout.rgba[..., 3].any() else "the cut-out is empty"
-    return f"no pixel reaches the threshold of {cut.recipe.threshold:g} ({facts}): {left}"
+    text = f"no pixel reaches the threshold of {cut.recipe.threshold:g}"
+    if not cut.cutout.rgba[..., 3].any():
+        return f"{text}: the cut-out is empty"
+    highest = cut.cutout.soft.max()
+    return f"{text} (highest value of the soft mask {highest:.3f}): what is left is faint"
 
 
 def cut_stream(predictor: Predictor, recipe: Recipe) -> Cut:
@@ -61,8 +63,9 @@ def cut_all(
 ) -> None:  # fmt: skip
     """Does the tasks and adds how each ended to `outcomes`; one that fails does not stop others.
 
-    `open_predictor(threads)` -> Predictor, once for photos and once for videos. `jobs`: photos at a
-    time, a core each; None: one per core, all cores for a single photo. Videos follow one by one.
+    `open_predictor(threads, video=False)` -> Predictor, once for photos and once for videos.
+    `jobs`: photos at a time, a core each; None: one per core, all cores for a single photo. Videos
+    follow one by one.
     Raises ImportError for a missing package, OSError for a full disk, and with `debug` any error;
     then, and after Ctrl-C, photos that were begun are finished, so that their files are whole.
     """
@@ -95,7 +98,7 @@ def cut_all(
                     for work in wait(running, 0.5, return_when=FIRST_COMPLETED).done:
                         note(running.pop(work), work.result)
         if len(photos) < len(tasks):
-            predictor = open_predictor(None)
+            predictor = open_predictor(None, video=True)
         for task in tasks:
             if "video" in task.targets:
                 note(task, lambda task=task: _cut_video(task, predictor, recipe, smooth))

@@ -11,6 +11,7 @@ from unetlib.app.cut import cut
 from unetlib.app.evaluate import evaluate
 from unetlib.app.export import export
 from unetlib.app.grade import grade
+from unetlib.app.networks import networks
 from unetlib.app.options import read_settings, training_options
 from unetlib.app.pipeline import PRESETS, run_course
 from unetlib.app.prepare import prepare
@@ -105,6 +106,7 @@ app.add_command(cut)
 app.add_command(evaluate)
 app.add_command(export)
 app.add_command(grade)
+app.add_command(networks)
 app.add_command(prepare)
 
 
@@ -133,6 +135,12 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("unetlib: stopped with Ctrl-C", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if "--debug" in args or error.name is None:
+            raise
+        text = f'{error.name} is not installed: pip install "unetlib[course]"'
+        click.echo(f"unetlib: {text}", err=True)
+        sys.exit(1)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if "--debug" in args:
             raise

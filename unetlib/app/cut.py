@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.paths import resolve, write_whole
 
 PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
 
@@ -15,10 +15,16 @@ PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
 @click.command(short_help="Cut people out of photos, folders and videos.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--into", metavar="FOLDER|FILE", help="Where to [outputs/cutouts].")
-@click.option("--checkpoint", multiple=True, metavar="FILE", help="Network, .onnx or .pth.")
+@click.option(
+    "--network", "--checkpoint", "networks", multiple=True, metavar="NAME|FILE",
+    help="people, best, u2netp, ... or a file, .onnx or .pth [people].",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("--size", type=int, metavar="PIXELS", help="Working size [as trained].")
-@click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
+@click.option(
+    "--flip/--no-flip", default=None,
+    help="Average with the mirror image: twice the time [photos by people: yes].",
+)  # fmt: skip
 @click.option("--threshold", default=0.5, metavar="X", help="Foreground from there on [0.5].")
 @click.option("--refine", default="guided", show_default=True, help="guided, closed-form or none.")
 @click.option("--background", metavar="WHAT", help="Colour, blur, grey, picture [transparent].")
@@ -36,7 +42,7 @@ PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
 @click.option("--overwrite", is_flag=True, help="Cut again what is done.")
 @click.option("--debug", is_flag=True, help="Stop at the first error and show its traceback.")
 def cut(
-    inputs, into, checkpoint, device, flip, mask_only, comparison, format, video_format, no_smooth,
+    inputs, into, networks, device, flip, mask_only, comparison, format, video_format, no_smooth,
     jobs, overwrite, debug, **recipe,
 ) -> None:  # fmt: skip
     """Cut people out: INPUT is a photo, a folder, a video, or - for standard input.
@@ -51,30 +57,33 @@ def cut(
     What is there is kept, so a call that was cut off goes on when the same command is given
     again; --overwrite replaces it. Files that cannot be cut are listed at the end; exit code 1
     then. --background takes '#0a4678', '0,255,0', 'steelblue', 'white@0.7' (over the old one),
-    'blur:0.05', 'grey' and files; videos are .mp4 then, else .webm; frames are PNGs. Repeated,
-    --checkpoint averages networks; default is best_model.onnx in outputs/checkpoints, or
-    best_model.pth where that is newer or alone.
+    'blur:0.05', 'grey' and files; videos are .mp4 then, else .webm; frames are PNGs. The network is
+    `people`, which comes along; `best` is that of your last training, `unetlib networks` lists all.
+    Repeated, --network averages several.
     """
     folder, file = find_target(into, inputs, format)
     if comparison and (file or not folder):
         raise ValueError("--comparison is a file of its own: take a folder, -o FOLDER")
 
+    from unetlib import pretrained
     from unetlib.app import batch  # brings OpenCV: after the cheap checks
     from unetlib.app.plan import Outcome, plan
     from unetlib.cutting import FILES, Recipe
     from unetlib.video import default_target, is_video
 
-    recipe, checkpoints = Recipe(**recipe), find_checkpoints(checkpoint)
+    recipe, networks = Recipe(**recipe), networks or (pretrained.DEFAULT,)
+    files = [pretrained.find(name) for name in networks]
     alone = "mask_soft" if mask_only else "foreground"
     kinds = [kind for kind in FILES if kind != "foreground" or not mask_only]
     kinds += ["comparison"] * comparison
     stream, outcomes, opened, changed = inputs == ("-",), [], [], []
 
-    def open_predictor(threads: int | None):
-        predictor = batch.Predictor(checkpoints, device, flip=flip, threads=threads)
+    def open_predictor(threads: int | None, video: bool = False):
+        both_ways = bool(flip) if video else flip  # of a film's frames each second counts
+        predictor = batch.Predictor(files, device, flip=both_ways, threads=threads)
         line = predictor.describe(recipe.size)  # refuses a size that cannot be
         if not opened:
-            click.echo(f"network: {line}", err=stream)
+            click.echo(f"network: {' + '.join(networks)}: {line}", err=stream)
         opened.append(predictor)
         return predictor
 
@@ -155,16 +164,3 @@ def find_target(into: str | None, inputs: Sequence[str], format: str | None):
         known = ", ".join(f".{name}" for name in PICTURES + FILMS)
         raise ValueError(f"{path}: cut-outs go into files that end in {known}")
     return path, None
-
-
-def find_checkpoints(given: Sequence[str]) -> list[Path]:
-    """The files given; else the exported best model if it is up to date, else the best model.
-    Raises FileNotFoundError that says how to get one."""
-    exported, best = (resolve(f"outputs/checkpoints/best_model.{s}") for s in ("onnx", "pth"))
-    times = [path.stat().st_mtime_ns if path.is_file() else -1 for path in (exported, best)]
-    default = exported if times[0] >= max(times[1], 0) else best
-    try:
-        return [find_input(name) for name in given or [default]]
-    except FileNotFoundError as error:
-        how = "Train one with `unetlib run` (the course) or `unetlib train`, or name one:"
-        raise FileNotFoundError(f"no network: {error}. {how} --checkpoint FILE") from error

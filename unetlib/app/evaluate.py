@@ -18,6 +18,10 @@ WRITTEN = ("evaluation.csv", "metrics.json", "evaluation.html")
 
 @click.command(short_help="Say how good a network is, or which of several.")
 @click.argument("models", nargs=-1, metavar="[MODEL|RUN]...")
+@click.option(
+    "--network", "--checkpoint", "named", multiple=True, metavar="NAME|FILE",
+    help="The same as MODEL: people, best, u2netp, ... or a file.",
+)  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="All networks in outputs.")
 @click.option("--source", default="", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--all-photos", is_flag=True, help="All photos of the source, not its val photos.")
@@ -34,7 +38,7 @@ WRITTEN = ("evaluation.csv", "metrics.json", "evaluation.html")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier evaluation there.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def evaluate(
-    models, everything, source, all_photos, predictions, masks, threshold, difficulty,
+    models, named, everything, source, all_photos, predictions, masks, threshold, difficulty,
     temperature, device, into, overwrite,
 ) -> None:  # fmt: skip
     """How good is a network, on which photos does it fail and why, is it better than that one?
@@ -52,7 +56,7 @@ def evaluate(
     evaluation.csv (a row per photo) and metrics.json. Networks that cannot be judged are listed;
     exit code 1 then.
     """
-    level = read_threshold(threshold)
+    models, level = (*models, *named), read_threshold(threshold)
     if "" in (predictions, masks):
         raise ValueError("--predictions or --masks is empty (a variable that is not set?)")
     if bool(predictions) != bool(masks):

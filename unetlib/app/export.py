@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from unetlib.paths import find_input
-
 PRECISIONS = ("float32", "float16", "int8")
 SCORED = 200  # val photos, at most
 
 
 @click.command(short_help="Write a network as one ONNX file that runs anywhere.")
-@click.argument("checkpoint", default="outputs/checkpoints/best_model.pth")
+@click.argument("checkpoint", required=False)
+@click.option("--network", "--checkpoint", "network", metavar="NAME|FILE", help="The same [best].")
 @click.option("-o", "--output", metavar="FILE", help="The file [CHECKPOINT with .onnx].")
 @click.option("--precision", type=click.Choice([*PRECISIONS, "all"]), default="float32")
 @click.option(
@@ -23,15 +22,21 @@ SCORED = 200  # val photos, at most
 @click.option("--source", default="", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
-def export(checkpoint, output, precision, calibration, source, overwrite) -> None:
-    """Write CHECKPOINT as ONNX, for `unetlib cut`, for rembg (u2net_custom), for any program.
+def export(checkpoint, network, output, precision, calibration, source, overwrite) -> None:
+    """Write CHECKPOINT (a name or a file) as ONNX, for `unetlib cut`, for rembg, for any program.
 
-    int8 is a quarter of the size and up to 2.5 times as fast, and costs some accuracy; float16 is
-    half the size. What each loses is measured on up to 200 val photos. With --precision all, or
-    float16 or int8 without -o, the precision is part of the name: best_model_int8.onnx.
+    rembg runs it as u2net_custom. int8 is a quarter of the size and up to 2.5 times as fast, and
+    costs some accuracy; float16 is half the size. What each loses is measured on up to 200 val
+    photos. With --precision all, or float16 or int8 without -o, the precision is part of the name:
+    best_model_int8.onnx.
     """
-    path = find_input(checkpoint)
-    stem = Path(output).expanduser().absolute() if output else path.with_suffix(".onnx")
+    if checkpoint and network:
+        raise ValueError(f"two networks, {checkpoint} and {network}: one file is made of one")
+    from unetlib import pretrained
+
+    path = pretrained.find_checkpoint(checkpoint or network or "best")
+    own = path.parent if path.parent != pretrained.SHIPPED else Path.cwd()
+    stem = Path(output).expanduser().absolute() if output else own / f"{path.stem}.onnx"
     if stem.suffix != ".onnx":
         raise ValueError(f"-o {output}: the file of an exported network ends in .onnx")
     files = {
@@ -41,9 +46,6 @@ def export(checkpoint, output, precision, calibration, source, overwrite) -> Non
     }  # fmt: skip
     if present := [str(file) for file in files.values() if file.exists() and not overwrite]:
         raise ValueError(f"there already: {', '.join(present)}. --overwrite replaces")
-
-    if path.suffix.lower() == ".onnx":
-        raise ValueError(f"{path} is exported already: give the checkpoint that it was made of")
 
     from unetlib.app.batch import check_writable
     from unetlib.app.photos import open_photos

@@ -17,7 +17,7 @@ NAMED = 5  # of the files that are left out
 
 
 def open_photos(
-    path: Path, extra: dict, source: str, val_fraction: float = 0.2, download: bool = True
+    path: Path, extra: dict, source: str, val_fraction: float | None = None, download: bool = True
 ) -> Source:
     """The dataset that a checkpoint was trained on, or `source`. Synthetic photos are read where
     they are, never drawn: that could replace those of another training. Without `download`, a
@@ -37,6 +37,8 @@ def open_photos(
         terms.append(term)
     root = None if terms[0].root else settings.get("source_root")
     spec, seed = " + ".join(map(str, terms)), settings.get("seed", 0)
+    if val_fraction is None:
+        val_fraction = settings.get("val_fraction", 0.2)
     return open_source(spec, root, seed=seed, val_fraction=val_fraction)
 
 
@@ -66,7 +68,7 @@ def choose_photos(
         raise ValueError(f"{models[0].path} does not say on which photos it was trained: --source")
     path, extra = next(iter(trained.values()), (Path(), {}))
     try:
-        data = open_photos(path, extra, source, 0.0 if all_photos else 0.2)
+        data = open_photos(path, extra, source, 0.0 if all_photos else None)
     except DataError as error:
         more = ". --all-photos judges on all of them" if "val_fraction" in str(error) else ""
         if not source:

@@ -40,7 +40,14 @@ PRESETS = {
     "full": Preset(
         "a GPU and a real dataset (-p source folder -p source_root PHOTOS); hours on a laptop",
         86_400,
-        {"model": "unet", "image_size": 320, "epochs": 60, "count": 6000, "augment": "strong"},
+        {
+            "model": "unet",
+            "image_size": 320,
+            "epochs": 60,
+            "count": 6000,
+            "batch_size": 16,
+            "augment": "strong",
+        },
     ),
 }
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"

@@ -29,7 +29,7 @@ from unetlib.paths import whole
 
 FORGED = "forged or stale"
 TOLERANCE = 0.02  # by which claimed and measured numbers may differ: another device, other rounding
-SETTINGS = {"source": "synthetic", "source_root": "", "count": 2000, "image_size": 128, "seed": 0}
+SETTINGS = {"source": "synthetic", "source_root": "", "count": 800, "image_size": 96, "seed": 0}
 LENT = ("checkpoints", "timelapse")  # handed in, for the notebooks after a training that failed
 NOT_COPIED = ("data", "outputs", "executed", "unetlib", "__pycache__")  # and what is hidden
 

@@ -20,8 +20,9 @@ IDLE_MINUTES = 15
 
 @click.command("app", short_help="The app as a web page.")
 @click.option(
-    "--checkpoint", metavar="FILE",
-    help="The network, .pth or .onnx [best_model in outputs/checkpoints].",
+    "--network", "--checkpoint", "network", metavar="NAME|FILE",
+    default="people", show_default=True,
+    help="people, best, ..., or a file, .pth or .onnx.",
 )  # fmt: skip
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8866, show_default=True, help="0: a free one."
@@ -32,7 +33,7 @@ IDLE_MINUTES = 15
 )  # fmt: skip
 @click.option("--browser/--no-browser", default=True, help="Open the page [yes].")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors, and what Voila says.")
-def app(checkpoint, port, host, browser, debug) -> None:
+def app(network, port, host, browser, debug) -> None:
     """Serve the app of notebook 05 as a web page, until Ctrl-C.
 
     Each visitor has a Python of their own, which ends with the page or after 15 minutes without
@@ -40,19 +41,20 @@ def app(checkpoint, port, host, browser, debug) -> None:
     """
     if importlib.util.find_spec("voila") is None:
         raise ImportError('the web page needs Voila: pip install "unetlib[app]"')
+    from unetlib import pretrained
     from unetlib.app.course import find_notebooks
-    from unetlib.app.cut import find_checkpoints
     from unetlib.paths import project_root
     from unetlib.predict import Predictor
 
-    file = find_checkpoints([checkpoint] if checkpoint else [])[0]
+    file = pretrained.find(network)
     port = free_port(host, port)
-    Predictor(file, "cpu")  # a file that cannot be used is said here, not to the visitors
+    # a file that cannot be used is said here, not to the visitors
+    click.echo(f"network: {network}: {Predictor(file, 'cpu').describe()}")
     notebook = next((path for path in find_notebooks() if path.stem == NOTEBOOK), None)
     if notebook is None:
         raise ValueError(f"there is no {NOTEBOOK}.ipynb beside the other notebooks")
     root = project_root()
-    parameters = {"checkpoint": str(file.resolve()), "outputs_dir": str(root / "outputs")}
+    parameters = {"network": str(file.resolve()), "outputs_dir": str(root / "outputs")}
     with tempfile.TemporaryDirectory(prefix="unetlib-app-") as folder:
         page = write_page(notebook, parameters, Path(folder))
         os.environ["UNETLIB_ROOT"] = str(root)  # the notebook runs in another folder

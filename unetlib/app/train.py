@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import nn
 
+from unetlib import pretrained
 from unetlib.app.runs import keep_own, runs_dir
 from unetlib.checkpoint import CheckpointError, load_checkpoint, load_weights, read_file
 from unetlib.config import TrainOptions
@@ -51,12 +52,12 @@ def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResu
     seed_everything(options.seed)
     model = build_model(options.model, **options.model_args)
     if options.init_from:
-        path = find_input(options.init_from)
+        path = pretrained.find_checkpoint(options.init_from)
         load_weights(model, load_checkpoint(path).model.state_dict(), path)
     with processes.main_first():  # who draws or decodes; the others find it done
         source = open_settings(
             options.source, options.source_root, options.data_dir, options.count,
-            options.image_size, options.seed,
+            options.image_size, options.seed, options.val_fraction, options.exclude,
         )  # fmt: skip
         loaders = make_loaders(
             source, options.image_size, options.batch_size, options.augment, options.seed,
@@ -104,7 +105,7 @@ def check(options: TrainOptions) -> Path:
     """
     build_loss(options.loss)
     if options.init_from:
-        find_input(options.init_from)
+        pretrained.find_checkpoint(options.init_from)
     size, batch = options.image_size, options.batch_size
     arguments = {k: False if k == "pretrained" else v for k, v in options.model_args.items()}
     with torch.device("meta"):  # shapes without numbers: quick and small for any of them
@@ -133,9 +134,11 @@ def followed(n_val: int, seed: int) -> list[int]:
 def _callbacks(options: TrainOptions, out: Path, model: nn.Module, val, goes_on: bool) -> list:
     """What happens after every epoch. A training that goes on has its first frames already."""
     settings = asdict(options)
-    for name in ("source_root", "init_from"):  # whoever reads them may be in another folder
-        with suppress(FileNotFoundError):  # left over from another source
-            settings[name] = settings[name] and str(find_input(settings[name]))
+    # whoever reads the file may be in another folder
+    with suppress(FileNotFoundError):  # left over from another source
+        settings["source_root"] = options.source_root and str(find_input(options.source_root))
+    if options.init_from:
+        settings["init_from"] = str(pretrained.find_checkpoint(options.init_from))
     settings["source"] = absolute_spec(options.source)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
     callbacks: list = [lambda *_: write_whole(out / "train.yaml", text)]

@@ -49,6 +49,7 @@ class PairDataset(Dataset):
         self._moves, self._colours = split_augmentation(augment, preprocess.size)
         self._pictures, self._front, self._behind = _pictures(self.pairs)
         self._backgrounds = np.unique(self._behind[self._behind >= 0])
+        self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
         self._cache = open_cache(self._pictures, preprocess.size, cache, cache_dir)
 
     @property
@@ -141,8 +142,13 @@ class PairDataset(Dataset):
             compose.set_random_state(draw, more)
         image, mask = self._augmented(index, draw)
         if draw.random() < PASTE_SHARE.get(self.augment, 0):
-            other = self._augmented(int(draw.integers(len(self))), draw)
-            image, mask = paste(*other, image, mask)
+            onto_empty = self._empty and draw.random() < 0.5
+            if onto_empty:  # the photo's own figure, before surroundings without one
+                other = self._empty[draw.integers(len(self._empty))]
+                image, mask = paste(image, mask, *self._augmented(int(other), draw))
+            else:
+                other = self._augmented(int(draw.integers(len(self))), draw)
+                image, mask = paste(*other, image, mask)
         return image, mask
 
     def _augmented(self, index: int, draw) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,16 @@ def find(root, *, mask_kind: str = "auto", groups: str = "", backgrounds: str = 
     return found
 
 
+def find_backgrounds(root) -> Found:
+    """Photos in which nothing is foreground: every image in `root`, without masks."""
+    found = Found(locate(root or "backgrounds", "Expected photos in {root}"), {})
+    files = image_files(found.root, found.skipped)
+    found.sides[""] = [Pair(id, path, None) for id, path in files]
+    if not found.sides[""]:
+        raise DataError(f"no photo in {found.root}")
+    return found
+
+
 def locate(root, layout: str) -> Path:
     """The folder that a person named. Raises DataError that says what should be in it."""
     try:

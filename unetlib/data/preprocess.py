@@ -20,11 +20,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a photo becomes network input: resize to `size` = (H, W), then (x / 255 - mean) / std."""
+    """How a photo becomes network input: resize to `size` = (H, W), then (x / 255 - mean) / std.
+
+    Two ways of public networks: `divide_by_max` divides by the photo's brightest value instead of
+    255; `keep_shape` makes the shorter side min(size) where a photo is not about that size anyway,
+    and both sides multiples of 32.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    divide_by_max: bool = False
+    keep_shape: bool = False
 
     def __post_init__(self):
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
@@ -35,6 +42,14 @@ class Preprocess:
             raise ValueError(f"size must be (H, W), both at least 1, got {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need 3 numbers each, std above 0")
+
+    def size_for(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) that a photo of this size is resized to."""
+        if not self.keep_shape:
+            return self.size
+        side, short, long = min(self.size), min(height, width), max(height, width)
+        scale = side / short if long < side or short > side else 1
+        return tuple(max(32, int(n * scale) // 32 * 32) for n in (height, width))
 
     def to_dict(self) -> dict:
         """Plain lists and numbers, safe inside a checkpoint or JSON."""
@@ -53,9 +68,11 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess, out: np.ndarray | None = N
     if out is None:
         out = np.empty((3, *preprocess.size), np.float32)
     moments = zip(preprocess.mean, preprocess.std, strict=True)
-    channels = cv2.split(_scaled(rgb, preprocess.size))  # 5x faster than (H, W, 3)
+    small = _scaled(rgb, preprocess.size)
+    brightest = max(int(small.max()), 1) if preprocess.divide_by_max else 255
+    channels = cv2.split(small)  # 5x faster than (H, W, 3)
     for to, plane, (mean, std) in zip(out, channels, moments, strict=True):
-        np.multiply(plane, np.float32(1 / (255 * std)), out=to)
+        np.multiply(plane, np.float32(1 / (brightest * std)), out=to)
         to -= np.float32(mean / std)
     return out
 

@@ -23,7 +23,12 @@ def _synthetic(root, *, seed: int = 0, val_fraction: float = 0.2, **args) -> Fou
                                         val_fraction=val_fraction, **args))  # fmt: skip
 
 
-SOURCES = {"synthetic": _synthetic, "folder": folders.find, **PUBLISHED}
+SOURCES = {
+    "synthetic": _synthetic,
+    "folder": folders.find,
+    "backgrounds": folders.find_backgrounds,
+    **PUBLISHED,
+}
 _TERM = re.compile(r"(?:([\d.eE+-]+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(.*))?")
 _DIVIDES = {"synthetic"}  # writes train/ and val/ itself
 
@@ -103,6 +108,7 @@ def open_source(
     - "synthetic": drawn into `root` (default: data/) by unetlib.data.synthetic, unless it is there
       already. Takes `count`, `size`, `workers`, `progress`; `drawing` holds them for specs.
     - "folder": photos of your own in `root` (default: data/), see `folders.find`.
+    - "backgrounds": photos in which nothing is foreground, and that have no masks.
     - all others: published sets, see `published` for their layouts, arguments and downloads.
 
     `name` may be a spec of several: "pennfudan:~/PennFudanPed + 2*folder:photos". Each takes part
@@ -136,14 +142,36 @@ def open_source(
 
 
 def open_settings(
-    source: str, source_root: str, data_dir: str, count: int, image_size: int, seed: int
+    source: str,
+    source_root: str,
+    data_dir: str,
+    count: int,
+    image_size: int,
+    seed: int,
+    val_fraction: float = 0.2,
+    exclude: str = "",
 ) -> Source:
-    """What the notebooks' parameters name; a folder with "synthetic" means the source "folder"."""
+    """What the notebooks' parameters name; a folder with "synthetic" means the source "folder".
+    `exclude`: ids of pairs that are left out, with spaces between them.
+
+    Raises DataError for an id to exclude that no photo has, beside what `open_source` raises.
+    """
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawing = {"root": resolve(data_dir), "count": count, "size": image_size}
     root = find_input(source_root) if source_root else None
-    return open_source(source, root, seed=seed, drawing=drawing)
+    opened = open_source(source, root, seed=seed, drawing=drawing, val_fraction=val_fraction)
+    unwanted = set(exclude.split())
+    if unknown := unwanted - {p.id for p in (*opened.train, *opened.val)}:
+        raise DataError(
+            f"exclude: no photo of {opened.name} has the id {sorted(unknown)[0]!r}"
+            + (f", nor {len(unknown) - 1} more of the list" if len(unknown) > 1 else "")
+        )
+    sides = {
+        side: tuple(p for p in getattr(opened, side) if p.id not in unwanted)
+        for side in ("train", "val")
+    }
+    return replace(opened, **sides)
 
 
 def find_pairs(name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0, **args) -> Found:

@@ -33,6 +33,8 @@ HALF = {"base": 32, "depth": 5, "half": True}
 U2NETP = {"encoder": ((16, 64),) * 6, "decoder": ((16, 64),) * 5}
 DEEPLAB, LRASPP = {"architecture": "deeplabv3"}, {"architecture": "lraspp"}
 MOBILENET = {"backbone": "mobilenet_v3_large"}
+LITE0 = {"backbone": "efficientnet_lite0", "decoder_widths": (192, 96, 64, 32)}
+LITE2 = LITE0 | {"backbone": "efficientnet_lite2"}
 MODELS = {
     "unet": Entry(UNet, {}, "U-Net, bilinear upsampling"),
     "unet_transposed": Entry(UNet, {"upsampling": "transposed"}, "U-Net as in the paper"),
@@ -46,6 +48,8 @@ MODELS = {
     "unet_resnet34": Entry(BackboneUNet, {"backbone": "resnet34"}, "U-Net on a ResNet-34"),
     "unet_resnet50": Entry(BackboneUNet, {"backbone": "resnet50"}, "U-Net on a ResNet-50"),
     "unet_mobilenet_v3": Entry(BackboneUNet, MOBILENET, "U-Net on a MobileNetV3"),
+    "unet_efficientnet_lite0": Entry(BackboneUNet, LITE0, "U-Net on an EfficientNet-Lite0"),
+    "unet_efficientnet_lite2": Entry(BackboneUNet, LITE2, "U-Net on an EfficientNet-Lite2"),
     "deeplabv3": Entry(TorchvisionSegmenter, DEEPLAB, "DeepLabV3 on a MobileNetV3"),
     "lraspp": Entry(TorchvisionSegmenter, LRASPP, "LR-ASPP on a MobileNetV3"),
 }
