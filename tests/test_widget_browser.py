@@ -84,7 +84,7 @@ def server(root):
     """The real command, on a free port; (its process, the address it says)."""
     log = (root / "app.log").open("w+")
     process = subprocess.Popen(
-        [*UNETLIB, "app", "--port", "0", "--no-browser"],
+        [*UNETLIB, "app", "--network", "best", "--port", "0", "--no-browser"],
         cwd=root, stdout=log, stderr=log, env=environment(root),
     )  # fmt: skip
     said = None
@@ -180,7 +180,18 @@ def test_what_is_saved_is_what_the_command_makes(page, root, tmp_path):
     caption(page, "on #0a4678")
     assert page.is_visible(".widget-colorpicker")
 
-    command = [*UNETLIB, "cut", "my.photo.png", "-o", "cut", "--threshold", "0.6", "--comparison"]
+    command = [
+        *UNETLIB,
+        "cut",
+        "--network",
+        "best",
+        "my.photo.png",
+        "-o",
+        "cut",
+        "--threshold",
+        "0.6",
+        "--comparison",
+    ]
     subprocess.run(
         [*command, "--background", "#0a4678"], cwd=tmp_path, env=environment(root), check=True
     )
@@ -211,7 +222,17 @@ def test_several_photos_and_their_zip(page, root, tmp_path):
     caption(page, "1.png, 260×220")
     assert page.locator(".unetlib-photo.unetlib-chosen").inner_text() == "1.png"
     name, content = download(page, "All photos (zip)")
-    command = [*UNETLIB, "cut", *map(str, paths), "-o", "cut", "--threshold", "0.6"]
+    command = [
+        *UNETLIB,
+        "cut",
+        "--network",
+        "best",
+        *map(str, paths),
+        "-o",
+        "cut",
+        "--threshold",
+        "0.6",
+    ]
     subprocess.run(command, cwd=tmp_path, env=environment(root), check=True)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         ours = {name: archive.read(name) for name in archive.namelist() if name[0] in "012"}
