@@ -12,18 +12,23 @@ FILES = {"unet_resnet18": "resnet18", "unet_mobilenet_v3": "mobilenet_v3_large"}
 FILES |= {"deeplabv3": "mobilenet_v3_large", "lraspp": "mobilenet_v3_large"}
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
-def test_the_u_nets_on_resnets_are_those_of_smp(backbone):
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    torch.manual_seed(0)
-    theirs = smp.Unet(backbone, encoder_weights=None, decoder_channels=(256, 128, 64, 32, 16))
-    ours = build_model(f"unet_{backbone}")
+def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """The same layers in the same order, and with the same weights the same logits."""
     weights = theirs.state_dict().values()
     assert [w.shape for w in ours.state_dict().values()] == [w.shape for w in weights]
     ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+def test_the_u_nets_on_resnets_are_those_of_smp(backbone):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    torch.manual_seed(0)
+    theirs = smp.Unet(backbone, encoder_weights=None, decoder_channels=(256, 128, 64, 32, 16))
+    ours = build_model(f"unet_{backbone}")
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3", "lraspp"])
@@ -91,12 +96,7 @@ def test_the_u_nets_on_efficientnets_are_those_of_smp(backbone):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 1e-3  # as in TensorFlow, where the released weights are from
     ours = build_model(f"unet_{backbone}", decoder_widths=widths)
-    weights = theirs.state_dict().values()
-    assert [w.shape for w in ours.state_dict().values()] == [w.shape for w in weights]
-    ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    assert_same(ours, theirs)
 
 
 def test_four_decoder_levels_give_logits_of_the_full_size():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from loopback import Server
+from loopback import serving
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -24,14 +24,9 @@ from unetlib.pretrained import NETWORKS, SHIPPED, find, find_checkpoint, recogni
 
 
 @pytest.fixture
-def server():
-    server = Server()
-    import threading
-
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def server(monkeypatch):
+    with serving(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture

@@ -236,9 +236,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _name(path: Path) -> str:
     """The run's name for a run's best model, that of a network with a name, else the file's."""
-    named = [name for name, network in pretrained.NETWORKS.items() if network.path == path]
-    if named:
-        return named[0]
+    if name := pretrained.name_of(path):
+        return name
     *_, run, folder, file = path.absolute().parts
     ours = (folder, file) == ("checkpoints", "best_model.pth")
     return run if ours and path.absolute().parents[1] != resolve("outputs") else file

@@ -136,8 +136,11 @@ class Predictor:
         if not several:
             raise ValueError("no network given: the list is empty")
         self.networks = [load_network(one, device, threads) for one in several]
-        known = [pretrained.named(one) for one in several if isinstance(one, (str, os.PathLike))]
-        self.flip = any(one and one.flip for one in known) if flip is None else flip
+        if flip is None:
+            files = [one for one in several if isinstance(one, (str, os.PathLike))]
+            names = filter(None, map(pretrained.name_of, files))
+            flip = any(pretrained.NETWORKS[name].flip for name in names)
+        self.flip = flip
         first = self.networks[0]
         self.device, self.model = first.device, getattr(first, "model", None)
         self.preprocess = self._at_size(size)

@@ -135,16 +135,13 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("unetlib: stopped with Ctrl-C", err=True)
         sys.exit(130)
-    except ModuleNotFoundError as error:
-        if "--debug" in args or error.name is None:
-            raise
-        text = f'{error.name} is not installed: pip install "unetlib[course]"'
-        click.echo(f"unetlib: {text}", err=True)
-        sys.exit(1)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if "--debug" in args:
             raise
-        click.echo(f"unetlib: {error}", err=True)
+        text = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            text = f'{error.name} is not installed: pip install "unetlib[course]"'
+        click.echo(f"unetlib: {text}", err=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 

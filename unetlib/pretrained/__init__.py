@@ -208,11 +208,9 @@ def find_checkpoint(name: str | os.PathLike) -> Path:
     return path
 
 
-def named(network: object) -> Network | None:
-    """The network that is meant by a name, or by the path of its file; None for any other."""
-    if network in NETWORKS:
-        return NETWORKS[network]
-    return next((one for one in NETWORKS.values() if one.path == network), None)
+def name_of(network: str | os.PathLike) -> str:
+    """The name that is meant by itself or by the path of its file; "" for any other."""
+    return next((name for name, one in NETWORKS.items() if network in (name, one.path)), "")
 
 
 def recognise(path: Path) -> Network | None:
