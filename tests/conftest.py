@@ -23,6 +23,16 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def torch_threads():
+    """A test that sets PyTorch's threads, which are the whole process's, does not for the next."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A project root of the test's own, not made yet, and tmp_path as the working directory."""

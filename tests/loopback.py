@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         if step.isdigit():
             self.send_error(int(step))
             return
-        start = int(wanted[6:-1]) if wanted and step != "ignore range" else 0
+        start = int(wanted[6:-1]) if wanted and "ignore range" not in step else 0
         if wanted and start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         if step != "no length":
             self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        if step == "drop":  # a third of the rest, then the line is dead
+        if "drop" in step:  # a third of the rest, then the line is dead
             self.wfile.write(rest[: len(rest) // 3])
             self.wfile.flush()
             self.connection.close()

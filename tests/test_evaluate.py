@@ -1,49 +1,52 @@
-"""Evaluation of whole sets, against brute force, and the baselines."""
+"""Evaluation of whole sets against brute force, what makes a photo hard, and leaderboards."""
 
-import itertools
+import functools
+import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from unetlib import baselines
-from unetlib.data import Pair, load_image, load_mask
+from unetlib.checkpoint import Checkpoint, save_checkpoint
+from unetlib.data.pairs import DataError, Pair, load_pair
+from unetlib.data.preprocess import Preprocess
+from unetlib.data.sources import open_source
+from unetlib.data.synthetic import generate_sample
 from unetlib.evaluate import (
-    BATCH_IMAGES,
-    _counts_at,
+    DIFFICULTIES,
+    Example,
     best_threshold,
-    by_tag,
+    compare,
+    difficulties,
     evaluate,
-    predictions,
-    summarize,
-    threshold_sweep,
+    find_models,
+    measure,
+    read_predictions,
+    score,
 )
-from unetlib.metrics import interval
+from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou
+from unetlib.metrics import interval as bootstrap
+from unetlib.models import build_model
+from unetlib.predict import Predictor
 
 SIZES = [(40, 60), (33, 21), (50, 50), (64, 48), (30, 31)]  # H, W
 TAGS = [("hair",), (), ("hair", "texture"), ("texture",), ()]
-
-
-def disc(height, width, radius=0.3, shift=0):
-    y, x = np.mgrid[:height, :width]
-    return np.hypot(y - height / 2, x - width / 2 - shift) < radius * min(height, width)
+LAST = ["foreground_share", *COUNTS, "tags", "milliseconds"]
 
 
 @pytest.fixture
 def pairs(tmp_path):
     """Five photos of a red disc on blue, each of another size; the mask of the last is empty."""
-    rng = np.random.default_rng(0)
     result = []
-    for i, (size, tags) in enumerate(zip(SIZES, TAGS, strict=True)):
-        mask = disc(*size) & (i < 4)
-        photo = np.where(mask[..., None], (200, 60, 40), (30, 60, 190)) + rng.integers(-20, 20, 3)
+    for i, ((height, width), tags) in enumerate(zip(SIZES, TAGS, strict=True)):
+        y, x = np.mgrid[:height, :width]
+        mask = (np.hypot(y - height / 2, x - width / 2) < 0.3 * min(height, width)) & (i < 4)
+        photo = np.where(mask[..., None], (200, 60, 40), (30, 60, 190)).astype(np.uint8)
         files = tmp_path / f"{i}.png", tmp_path / f"{i}_mask.png"
-        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(files[0])
+        Image.fromarray(photo).save(files[0])
         Image.fromarray((mask * 255).astype(np.uint8)).save(files[1])
         result.append(Pair(f"photo{i}", *files, tags))
     return result
@@ -53,210 +56,221 @@ def reddish(image):
     """A predictor with soft values: how red a pixel is, with a fixed pattern of errors."""
     height, width = image.shape[:2]
     noise = np.random.default_rng(height * 1000 + width).random((height, width))
-    return (0.7 * image[..., 0] / 255 + 0.3 * noise).astype(np.float32)
+    return (0.4 * image[..., 0] / 255 + 0.6 * noise).astype(np.float32)
 
 
-def brute_force(pair, threshold):
-    """IoU and Dice of one photo, from sets of pixels."""
-    image = np.asarray(load_image(pair.image))
-    guess = set(np.flatnonzero(reddish(image) >= threshold))
-    truth = set(np.flatnonzero(load_mask(pair.mask) >= 0.5))
-    iou = len(guess & truth) / len(guess | truth) if guess | truth else 1.0
-    return iou, 2 * iou / (1 + iou), len(guess & truth), len(guess | truth)
+def iou_of(pair, threshold):
+    image, matte = load_pair(pair)
+    mask, truth = reddish(image) >= threshold, matte >= 0.5
+    return (mask & truth).sum() / (mask | truth).sum() if (mask | truth).any() else 1.0
 
 
-def test_a_row_per_image_at_its_own_size(pairs):
+def test_a_row_per_photo_at_its_own_size(pairs):
     table = evaluate(reddish, pairs, threshold=0.4)
-    assert table["id"].tolist() == [p.id for p in pairs]
-    assert list(zip(table["height"], table["width"], strict=True)) == SIZES
+    assert table.columns.tolist() == ["id", *SCORES, *LAST]
+    assert table["id"].tolist() == [p.id for p in pairs] and (table["milliseconds"] > 0).all()
+    assert table[[*COUNTS]].sum(axis=1).tolist() == [h * w for h, w in SIZES]
     assert table["tags"].tolist() == ["hair", "", "hair texture", "texture", ""]
     for row, pair in zip(table.itertuples(), pairs, strict=True):
-        iou, dice, *_ = brute_force(pair, 0.4)
-        assert (row.iou, row.dice) == pytest.approx((iou, dice), abs=1e-12)
-        matte, soft = load_mask(pair.mask), reddish(np.asarray(load_image(pair.image)))
-        assert row.mae == pytest.approx(np.abs(soft.astype(float) - matte).mean(), abs=1e-6)
-        assert row.foreground_share == (matte >= 0.5).mean()
-        assert row.tp + row.fp + row.fn + row.tn == row.width * row.height
+        image, matte = load_pair(pair)
+        soft, truth = reddish(image), matte >= 0.5
+        assert row.iou == pytest.approx(iou_of(pair, 0.4), abs=1e-12)
+        assert (row.tp, row.tp + row.fp) == ((soft[truth] >= 0.4).sum(), (soft >= 0.4).sum())
+        assert row.boundary_iou == boundary_iou(soft >= 0.4, truth)
+        assert row.mae == pytest.approx(np.abs(soft.astype(float) - matte).mean())
+        assert row.foreground_share == truth.mean()
 
 
-def test_summary(pairs, tmp_path):
-    table = evaluate(reddish, pairs, threshold=0.4)
-    table.to_csv(tmp_path / "t.csv", index=False)
-    results = [brute_force(pair, 0.4) for pair in pairs]
-    for values in (table, pd.read_csv(tmp_path / "t.csv")):  # survives a file
-        summary = summarize(values)
-        assert summary["n"] == 5
-        assert summary["iou"] == pytest.approx(np.mean([r[0] for r in results]))
-        both, either = sum(r[2] for r in results), sum(r[3] for r in results)
-        assert summary["pooled_iou"] == pytest.approx(both / either)
-    with pytest.raises(ValueError, match="no rows"):
-        summarize(table.iloc[:0])
+def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
+    found = measure(reddish, pairs, threshold="best")
+    assert found.sweep["threshold"].tolist() == [i / 100 for i in range(1, 100)]
+    for row in found.sweep[::11].itertuples():
+        ious = [iou_of(pair, np.float32(row.threshold)) for pair in pairs]
+        assert row.iou == pytest.approx(np.mean(ious), abs=1e-12)
+    assert found.threshold == best_threshold(found.sweep)
+    again = measure(reddish, pairs, threshold=found.threshold)
+    assert found.table[[*SCORES]].equals(again.table[[*SCORES]])
+    assert found.table["iou"].mean() == pytest.approx(found.sweep["iou"].max())
+    flat = pd.DataFrame({"threshold": [0.1, 0.4, 0.7], "iou": [0.5, 0.9, 0.8], "dice": [1, 1, 1]})
+    assert best_threshold(flat) == 0.4 == best_threshold(flat, by="dice")  # the one nearest to 0.5
 
 
-def test_by_tag(pairs, tmp_path):
-    table = evaluate(reddish, pairs)
-    table.to_csv(tmp_path / "t.csv", index=False)
-    for values in (table, pd.read_csv(tmp_path / "t.csv")):  # there, no tags are NaN
-        tags = by_tag(values).set_index("tag")
-        assert tags.index.tolist() == ["hair", "texture", "(all)"]
-        assert tags["n"].tolist() == [2, 2, 5]
-        iou = table["iou"]
-        assert tags.loc["hair", "iou"] == pytest.approx((iou[0] + iou[2]) / 2)
-        assert tags.loc["hair", ["iou_low", "iou_high"]].tolist() == list(interval(iou[[0, 2]]))
-        assert tags.loc["hair", "iou_without"] == pytest.approx((iou[1] + iou[3] + iou[4]) / 3)
-        assert np.isnan(tags.loc["(all)", "iou_without"])
+def test_the_worst_and_best_are_kept_to_be_shown():
+    photo, matte = np.zeros((700, 350, 3), np.uint8), np.ones((700, 350), np.float32)
 
+    def examples():
+        for share in np.random.default_rng(0).permutation(20):
+            soft = matte.copy()
+            soft[: 30 * share] = 0
+            yield Example(f"lost {share}", soft, matte, photo)
 
-def test_sweep_is_brute_force_at_every_threshold(pairs):
-    sweep = threshold_sweep(reddish, pairs, steps=20)
-    assert sweep["threshold"].tolist() == [i / 20 for i in range(1, 20)]
-    for row in sweep.itertuples():
-        results = [brute_force(pair, row.threshold) for pair in pairs]
-        assert row.iou == pytest.approx(np.mean([r[0] for r in results]), abs=1e-12)
-        assert row.dice == pytest.approx(np.mean([r[1] for r in results]), abs=1e-12)
-        pooled = sum(r[2] for r in results) / sum(r[3] for r in results)
-        assert row.pooled_iou == pytest.approx(pooled, abs=1e-12)
-
-
-@settings(deadline=None)
-@given(
-    arrays(np.float32, 30, elements=st.sampled_from([0.0, 0.29, 0.3, 0.57, 0.58, 0.999, 1.0])),
-    arrays(bool, 30),
-)
-def test_a_value_exactly_at_a_threshold_falls_as_in_a_comparison(soft, truth):
-    thresholds = np.arange(1, 100) / 100
-    counts = _counts_at(thresholds, soft, truth)
-    for i, threshold in enumerate(thresholds.tolist()):
-        guess = soft >= threshold
-        assert counts.tp[i] == (guess & truth).sum()
-        assert counts.fp[i] == (guess & ~truth).sum()
-        assert counts.fn[i] == (~guess & truth).sum()
-        assert counts.tn[i] == (~guess & ~truth).sum()
-
-
-def test_one_pass_reads_each_photo_once(pairs):
-    seen = []
-
-    def predictor(image):
-        seen.append(image.shape[:2])
-        return reddish(image)
-
-    threshold_sweep(predictor, pairs)
-    assert seen == SIZES
-
-
-def test_best_threshold():
-    sweep = pd.DataFrame({"threshold": [0.1, 0.4, 0.7], "iou": [0.5, 0.9, 0.8], "dice": [1, 1, 1]})
-    assert best_threshold(sweep) == 0.4
-    assert best_threshold(sweep, by="dice") == 0.4  # all equal: the middle, not the first
-
-
-def test_streams(pairs):
-    """An endless set is no problem: only so many photos are read ahead."""
-    read = []
-
-    def endless():
-        for pair in itertools.cycle(pairs):
-            read.append(pair)
-            yield pair
-
-    first = next(predictions(reddish, endless()))
-    assert first.pair is pairs[0] and first.image.dtype == np.uint8
-    assert len(read) == BATCH_IMAGES
-
-
-def test_a_predictor_with_batches_and_a_checkpoint_model(pairs):
-    """The seam to the real thing: same masks one by one, and a table from them."""
-    from unetlib.checkpoint import Checkpoint
-    from unetlib.data import Preprocess
-    from unetlib.models import build_model
-    from unetlib.predict import Predictor
-
-    torch.manual_seed(0)
-    model = build_model("unet_small").eval()
-    predictor = Predictor(Checkpoint(model, Preprocess((32, 32))), device="cpu")
-    examples = list(predictions(predictor, pairs))
-    for example, pair in zip(examples, pairs, strict=True):
-        assert example.soft.shape == example.image.shape[:2]
-        np.testing.assert_allclose(example.soft, predictor.predict(pair.image), atol=1e-5)
-    assert len(evaluate(predictor, pairs)) == 5
-
-
-def test_unreadable_files_are_left_out_by_name(pairs, tmp_path):
-    broken = Pair("broken", tmp_path / "broken.jpg", pairs[0].mask)
-    broken.image.write_bytes(b"\xff\xd8\xff\xe0 no photo")
-    with pytest.warns(UserWarning, match=r"left out of the evaluation.*broken\.jpg"):
-        table = evaluate(reddish, [pairs[0], broken, pairs[1]])
-    assert table["id"].tolist() == ["photo0", "photo1"]
-    with (
-        pytest.warns(UserWarning, match=r"broken\.jpg"),
-        pytest.raises(ValueError, match="no image that can be read"),
-    ):
-        evaluate(reddish, [broken])
+    found = score(examples)
+    assert [e.id for e in found.shown] == [f"lost {i}" for i in (19, 18, 17, 16, 15, 2, 1, 0)]
+    assert found.shown[0].image.shape == (320, 160, 3) and found.shown[0].soft.shape == (320, 160)
 
 
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
         (lambda image: np.zeros((2, 2)), r"photo0.*\(2, 2\).*\(40, 60\)"),
-        (lambda image: np.full(image.shape[:2], -3.0), "photo0.*from -3.*logits"),
+        (lambda image: np.full(image.shape[:2], -3.0), "photo0.*not -3 to.*logits"),
         (lambda image: np.full(image.shape[:2], np.nan), "photo0.*nan"),
     ],
 )
 def test_predictions_that_are_no_soft_masks_are_refused(pairs, predictor, message):
     with pytest.raises(ValueError, match=message):
         evaluate(predictor, pairs)
-
-
-def test_bad_arguments(pairs):
     with pytest.raises(ValueError, match=r"between 0 and 1, got 127"):
         evaluate(reddish, pairs, threshold=127)
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate(reddish, [])
-    with pytest.raises(ValueError, match="at least 2"):
-        threshold_sweep(reddish, pairs, steps=1)
 
 
-def test_constant_mask_is_the_training_mask_when_all_are_the_same(pairs):
-    predict = baselines.constant_mask([pairs[2]] * 3, size=50)
-    blank = np.zeros((50, 50, 3), np.uint8)
-    assert np.array_equal(predict(blank), disc(50, 50))
-    assert predict(np.zeros((7, 90, 3), np.uint8)).shape == (7, 90)
-    with pytest.raises(ValueError, match="empty"):
-        baselines.constant_mask([])
+def test_summary(pairs):
+    found = measure(reddish, pairs, threshold=0.4)
+    summary = found.summary(confidence=0.9, resamples=500)
+    assert summary.index.name == "score" and list(summary) == ["mean", "low", "high"]
+    for name in SCORES:
+        assert summary.loc[name, "mean"] == pytest.approx(found.table[name].mean())
+        expected = bootstrap(found.table[name], 0.9, 500)
+        assert summary.loc[name, ["low", "high"]].tolist() == pytest.approx(expected)
+    counts = Counts(*(found.table[name].to_numpy() for name in COUNTS))
+    assert summary.loc["pooled_iou", "mean"] == counts.pooled().iou().item()
 
 
-def test_constant_mask_maximises_training_iou(tmp_path):
-    """Discs of several radii: no other disc does better than the one it takes."""
-    pairs, truths = [], []
-    for i, radius in enumerate((0.1, 0.2, 0.3, 0.4, 0.45)):
-        truths.append(disc(32, 32, radius))
-        path = tmp_path / f"{i}.png"
-        Image.fromarray(truths[-1]).save(path)
-        pairs.append(Pair(str(i), path, path))
-
-    def mean_iou(mask):
-        return np.mean([(mask & t).sum() / (mask | t).sum() for t in truths])
-
-    mask = baselines.constant_mask(pairs, size=32)(np.zeros((32, 32, 3), np.uint8))
-    assert mean_iou(mask) == max(mean_iou(t) for t in truths)
+# masks of another program
 
 
-@pytest.mark.parametrize("method", [baselines.kmeans_mask, baselines.grabcut_mask])
-def test_colour_baselines_solve_the_easy_case_and_repeat_themselves(method):
-    rng = np.random.default_rng(1)
-    truth = disc(300, 400)
-    photo = np.where(truth[..., None], (200, 60, 40), (30, 60, 190))
-    photo = (photo + rng.integers(-20, 20, photo.shape)).clip(0, 255).astype(np.uint8)
-    mask = method(photo)
-    assert mask.dtype == bool and mask.shape == truth.shape
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.95
-    method(photo[:200, :150])  # moves OpenCV's random numbers on
-    assert np.array_equal(mask, method(photo))
+@pytest.fixture
+def folders(tmp_path):
+    """predictions/ and masks/ of three photos, written in three ways."""
+    rng = np.random.default_rng(0)
+    mattes = {name: rng.integers(0, 256, (40, 50), np.uint8) for name in ("one", "a/two", "three")}
+    for name, byte in mattes.items():
+        truth = tmp_path / "masks" / f"{name}{'_mask' if name == 'three' else ''}.png"
+        file = tmp_path / "predictions" / name
+        for path in (truth, file):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(byte).save(truth)
+        if name == "one":
+            Image.fromarray(byte).save(f"{file}_mask_soft.png")
+            Image.fromarray(255 - byte).save(f"{file}.png")  # what else is there
+        elif name == "three":
+            Image.fromarray(np.dstack([byte // 2] * 3 + [byte])).save(f"{file}.png")
+        else:
+            Image.fromarray(byte * np.uint16(257)).save(f"{file}.png")
+    return tmp_path / "predictions", tmp_path / "masks"
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (4, 4), (3, 500)])
-@pytest.mark.parametrize("method", [baselines.kmeans_mask, baselines.grabcut_mask])
-def test_colour_baselines_on_tiny_and_plain_photos(method, shape):
-    mask = method(np.full((*shape, 3), 128, np.uint8))
-    assert mask.shape == shape and mask.dtype == bool
+def test_predictions_from_files(folders):
+    found = {example.id: example for example in read_predictions(*folders)}
+    assert sorted(found) == ["a/two", "one", "three"]
+    for example in found.values():
+        np.testing.assert_allclose(example.soft, example.matte, atol=1e-6)
+    table = score(functools.partial(read_predictions, *folders), saliency=True).table
+    assert (table["iou"] == 1).all() and set(SALIENCY) <= set(table)
+
+
+def test_predictions_that_do_not_fit(folders):
+    predictions, masks = folders
+    with pytest.raises(DataError, match="name two folders"):
+        next(read_predictions(masks, masks / ".." / "masks"))
+    (masks / "empty").mkdir()
+    with pytest.raises(DataError, match="empty has no images"):
+        next(read_predictions(predictions, masks / "empty"))
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(predictions / "one_mask_soft.png")
+    with pytest.warns(UserWarning, match="holds 0 and 1 only"):
+        list(read_predictions(predictions, masks))
+    Image.new("L", (7, 5)).save(masks / "more.png")
+    with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more$"):
+        next(read_predictions(predictions, masks))
+    with pytest.raises(ValueError, match="measured on a photo"):
+        score(lambda: [Example("a", np.zeros((4, 4)), np.zeros((4, 4)))], difficulty=True)
+
+
+# what makes a photo hard
+
+
+def test_each_difficulty_finds_its_tag():
+    """By the chance that a photo with the tag has more of it than one without."""
+    samples = [generate_sample(60061, index, 64) for index in range(60)]
+    table = pd.DataFrame([difficulties(s.image, s.matte) for s in samples])
+    assert tuple(table) == DIFFICULTIES and table.apply(lambda c: c.between(0, 1)).all(axis=None)
+    for name in DIFFICULTIES:
+        tag = "hair" if name == "fine_detail" else name
+        tagged = np.array([tag in s.tags for s in samples])
+        more, less = table[name][tagged].to_numpy(), table[name][~tagged].to_numpy()
+        assert (more[:, None] > less).mean() >= 0.9, name
+
+
+def test_difficulties_of_a_set(pairs):
+    table = measure(reddish, pairs, difficulty=True).table
+    assert table.columns.tolist() == ["id", *SCORES, *DIFFICULTIES, "hard", *LAST]
+    for name in DIFFICULTIES:
+        high = table[name] > table[name].quantile(0.75)
+        assert table["hard"].str.contains(name).tolist() == high.tolist()
+
+
+# several networks
+
+
+def save(path, seed: int = 0, bias: float | None = None, **extra):
+    """A tiny network that was not trained; with a bias its answer is the same everywhere."""
+    torch.manual_seed(seed)
+    model = build_model("unet_small", base=4, depth=2)
+    if bias is not None:
+        last = [part for part in model.modules() if isinstance(part, torch.nn.Conv2d)][-1]
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.constant_(last.bias, bias)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = Checkpoint(model.eval(), Preprocess((32, 32)), 1, {}, [], extra)
+    return save_checkpoint(path, found)
+
+
+@pytest.fixture
+def set_of_nine(make_pairs, tmp_path):
+    folder = make_pairs([f"photo {i}" for i in range(9)], tmp_path / "set")
+    return open_source(f"folder:{folder}", val_fraction=0).train
+
+
+def test_runs_and_checkpoints_each_content_once(root):
+    with pytest.raises(FileNotFoundError, match="no network in .*unetlib run"):
+        find_models()
+    first = save(root / "outputs/runs/first/checkpoints/best_model.pth", 1)
+    second = save(root / "outputs/runs/second one/checkpoints/best_model.pth", 2)
+    copy = root / "outputs/checkpoints/best_model.pth"
+    copy.parent.mkdir(parents=True)
+    shutil.copy2(second, copy)
+    older = save(copy.with_name("older.pth"), 3)
+    copy.with_name("training_state.pth").write_bytes(b"no network")
+    copy.with_name("notes.txt").write_bytes(b"no network either")
+    save(root / "outputs/runs/first/checkpoints/last_model.pth", 9)
+    assert find_models() == {"first": first, "second one": second, "older.pth": older}
+    for place in ("first", "outputs/runs/first", first):
+        assert find_models([place]) == {"first": first}
+
+
+@pytest.mark.usefixtures("root")
+def test_networks_by_file_folder_and_name(tmp_path):
+    paths = [save(tmp_path / f"{name}/net.pth", i) for i, name in enumerate("ab")]
+    found = find_models([*paths, "a/net.pth", "people_unet"])
+    assert list(found) == ["net.pth", str(paths[1]), "people_unet"]
+    assert find_models(["a"]) == {"net.pth": paths[0]}
+    for place, words in (("gone.pth", "'gone.pth' not found"), ("poeple", "mean 'people'")):
+        with pytest.raises((FileNotFoundError, ValueError), match=words):
+            find_models([place])
+
+
+def test_better_on_every_photo_and_the_same_network_twice(tmp_path, set_of_nine):
+    biases = {"none": -4.0, "all": 4.0, "all again": 4.0}
+    networks = {n: Predictor(save(tmp_path / f"{n}.pth", bias=b)) for n, b in biases.items()}
+    table = compare({n: measure(one, set_of_nine) for n, one in networks.items()})
+    assert table["name"].tolist() == ["all", "all again", "none"]
+    assert table["best_is"].tolist() == ["the best", "cannot tell", "better"]
+    share = np.mean([(load_pair(pair)[1] >= 0.5).mean() for pair in set_of_nine])
+    assert table["lead"].tolist() == [0, 0, pytest.approx(share)]  # the IoU of "all foreground"
+    assert table["lead_low"][2] > 0 and table["lead_high"][1] == 0
+    one = compare({n: measure(one, set_of_nine[:1]) for n, one in networks.items()})
+    assert one["best_is"].tolist() == ["the best", "cannot tell", "cannot tell"]
+    best = measure(Predictor(save(tmp_path / "low.pth", bias=-1.0)), set_of_nine, "best")
+    assert best.threshold <= 1 / (1 + math.e)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from click.testing import CliRunner
 
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from unetlib.data.preprocess import Preprocess
-from unetlib.models import MODELS, build_model
+from unetlib.models import build_model
 from unetlib.paths import sha256
 from unetlib.predict import Predictor
 
@@ -25,19 +24,7 @@ pytest.importorskip("onnxscript")
 from unetlib.export import OnnxNetwork, export_onnx  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-NARROW = {"encoder": ((2, 4),) * 6, "decoder": ((2, 4),) * 5}
-ARGUMENTS = {
-    "unet": {"base": 4, "depth": 2},
-    "unet_transposed": {"base": 4, "depth": 2},
-    "unet_dropout": {"base": 2},
-    "unet_pooled": {"base": 2},
-    "unet_small": {"base": 4, "depth": 2},
-    "unet_half": {"base": 4, "depth": 2},
-    "u2net": NARROW,
-    "u2netp": NARROW,
-}
-# Tracing the others takes 10 to 45 s each: on request.
-QUICK = ("unet_transposed", "unet_pooled")
+MODELS = {"unet_transposed": {"base": 4, "depth": 2}, "unet_pooled": {"base": 2}}  # quick to trace
 SIZES = [(1, 64, 64), (2, 64, 96), (3, 65, 97), (1, 127, 33), (1, 101, 203)]
 
 
@@ -107,9 +94,7 @@ def files(trained, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_answers_as_in_pytorch_at_any_size(name, tmp_path):
-    if name not in QUICK and not os.environ.get("UNETLIB_EVERY_MODEL"):
-        pytest.skip("slow to export: set UNETLIB_EVERY_MODEL=1")
-    model = network(name, **ARGUMENTS.get(name, {}))
+    model = network(name, **MODELS[name])
     path = export_onnx(Checkpoint(model, Preprocess((64, 64))), tmp_path / "net.onnx")
     run, tried = OnnxNetwork(path, "cpu"), 0
     for n, height, width in SIZES:
@@ -117,7 +102,7 @@ def test_every_model_answers_as_in_pytorch_at_any_size(name, tmp_path):
         try:
             wanted = torch_says(model, image)
         except ValueError:  # the network itself takes no such size
-            with pytest.raises(ValueError, match="64×64"):
+            with pytest.raises(ValueError, match="failed at"):
                 run(image)
             continue
         np.testing.assert_allclose(run(image), wanted, atol=1e-4)
@@ -180,37 +165,6 @@ def test_what_rembg_feeds_and_reads(files):
     np.testing.assert_allclose(out[:, 0], OnnxNetwork(files["float32"])(image), atol=1e-6)
 
 
-def test_rembg_itself(files, tmp_path, photo, monkeypatch):
-    rembg = pytest.importorskip("rembg")
-    monkeypatch.setenv("REMBG_HOME", str(files["float32"].parent))
-    session = rembg.new_session("u2net_custom", model_path=str(files["float32"]))
-    mask = np.asarray(rembg.remove(photo(64, 64), session=session, only_mask=True))
-    assert mask.shape == (64, 64)
-
-
-def test_no_pytorch_is_loaded(files, tmp_path):
-    code = f"""if True:
-        import sys, numpy as np
-        from unetlib.predict import Predictor
-        soft = Predictor({str(files["float32"])!r}).predict(np.zeros((50, 70, 3), np.uint8))
-        assert soft.shape == (50, 70)
-        print(sorted({{"torch", "onnx", "onnxscript"}} & set(sys.modules)))"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
-
-
-def test_threads_do_not_disturb_each_other(files):
-    run = OnnxNetwork(files["float32"], "cpu", threads=1)
-    jobs = [batch(1 + i % 2, 32 + 8 * (i % 4), 40) for i in range(24)]
-    alone = OnnxNetwork(files["float32"], "cpu")
-    wanted = [alone(job) for job in jobs]
-    with ThreadPoolExecutor(6) as pool:
-        for a, b in zip(pool.map(run, jobs), wanted, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6)
-
-
 def foreign(path: Path, shape=(1, 3, 48, 40), outputs=1, kind="FLOAT", channels=1, op="Sigmoid"):
     """Another program's file: a map is the sigmoid (or `op`) of the red channel."""
     from onnx import TensorProto, helper
@@ -224,10 +178,12 @@ def foreign(path: Path, shape=(1, 3, 48, 40), outputs=1, kind="FLOAT", channels=
     nodes += [helper.make_node(op, ["part"], [f"d{i}"]) for i in range(outputs)]
     out = [shape[0], channels, *shape[2:]]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("input.1", kind, shape)],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input.1", kind, shape)],
         [helper.make_tensor_value_info(f"d{i}", kind, out) for i in range(outputs)],
         [starts, ends, axes],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, path)
     return path
@@ -241,7 +197,7 @@ def test_a_file_of_another_program_with_seven_maps(tmp_path, shape):
     image = batch(3, 48, 40)
     np.testing.assert_allclose(run(image), 1 / (1 + np.exp(-image[:, 0])), atol=1e-5)
     if shape[0] == 1:
-        with pytest.raises(ValueError, match="48×40 only, not at 64×64"):
+        with pytest.raises(ValueError, match=r"failed at \(64, 64\), its own size is \(48, 40\)"):
             run(batch(1, 64, 64))
 
 
@@ -249,12 +205,12 @@ def test_a_file_of_another_program_with_seven_maps(tmp_path, shape):
     ("changed", "words"),
     [
         ({"shape": (1, 4, 48, 40), "channels": 1}, r"\[1, 4, 48, 40\]"),
-        ({"channels": 3}, r"d0 \[1, 3, 48, 40\]"),
+        ({"channels": 3}, r"and \[1, 3, 48, 40\]"),
         ({"kind": "FLOAT16"}, "float16"),
     ],
 )
 def test_another_kind_of_network_is_named(tmp_path, changed, words):
-    with pytest.raises(CheckpointError, match=f"expected one input.*{words}"):
+    with pytest.raises(CheckpointError, match=f"other.onnx: not float.*{words}"):
         OnnxNetwork(foreign(tmp_path / "other.onnx", **changed))
 
 
@@ -264,23 +220,18 @@ def test_logits_are_not_taken_for_probabilities(tmp_path):
         run(batch(1, 48, 40))
 
 
-def test_missing_damaged_and_newer_files(tmp_path, files):
-    with pytest.raises(CheckpointError, match="unetlib export"):
-        Predictor(tmp_path / "none.onnx")
+def test_missing_and_damaged_files(tmp_path, files):
+    with pytest.raises(CheckpointError, match="none.onnx is missing"):
+        OnnxNetwork(tmp_path / "none.onnx")
     whole = files["float32"].read_bytes()
     for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"hello"), ("empty", b"")):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"{name}.onnx is damaged"):
+        with pytest.raises(CheckpointError, match=f"{name}.onnx is missing, damaged or"):
             Predictor(path)
-    model = onnx.load(files["float32"])
-    next(p for p in model.metadata_props if p.key == "version").value = "2"
-    onnx.save(model, tmp_path / "new.onnx")
-    with pytest.raises(CheckpointError, match="update unetlib"):
-        Predictor(tmp_path / "new.onnx")
 
 
-def test_devices(files, monkeypatch):
+def test_devices(files):
     import onnxruntime
 
     path = files["float32"]
@@ -291,22 +242,12 @@ def test_devices(files, monkeypatch):
         pytest.skip("ONNX Runtime for GPUs is installed")
     with pytest.raises(RuntimeError, match="onnxruntime-gpu"):
         OnnxNetwork(path, "cuda")
-    # a build for GPUs whose libraries are missing: ONNX Runtime itself goes on with the CPU
-    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
-    start = onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda *a, providers: start(*a, providers=providers[-1:])
-    )
-    with pytest.raises(RuntimeError, match="took the CPU"):
-        OnnxNetwork(path, "cuda:0")
-    assert OnnxNetwork(path, "auto").device == "cpu"
 
 
-def test_wrong_requests_write_nothing(trained, files, tmp_path, monkeypatch):
+def test_wrong_requests_write_nothing(trained, files, tmp_path):
     target = tmp_path / "net.onnx"
     target.write_bytes(b"earlier")
-    with pytest.raises(ValueError, match="Did you mean 'float16'"):
+    with pytest.raises(ValueError, match="there are float32, float16, int8"):
         export_onnx(trained, target, "floot16")
     with pytest.raises(ValueError, match="calibrated"):
         export_onnx(files["float32"], target, "int8")
@@ -314,14 +255,6 @@ def test_wrong_requests_write_nothing(trained, files, tmp_path, monkeypatch):
         export_onnx(files["int8"], target, "float16")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         export_onnx(tmp_path / "none.pth", target)
-
-    def full(_proto, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(onnx, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        export_onnx(files["float32"], target, "float16")
     assert target.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [target]
 
 
@@ -351,16 +284,16 @@ def test_the_command(project):
     assert done.exit_code == 0, done.output
     made = ["best_model.onnx", "best_model_float16.onnx", "best_model_int8.onnx"]
     assert {p.name for p in checkpoints.iterdir()} == {*made, "best_model.pth"}
-    rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines()[1:]}
+    lines = done.output.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
     assert list(rows) == ["PyTorch", *made]
     score = float(rows["PyTorch"][0])
     assert score > 0.7
-    for name, most in zip(made, (1e-4, 1e-2, 0.3), strict=True):
-        mb, iou, loss, difference, _ms = rows[name]
+    for name in made:
+        mb, iou, loss, _ms = rows[name]
         assert float(mb) == pytest.approx((checkpoints / name).stat().st_size / 1e6, abs=0.06)
         assert score - float(iou) == pytest.approx(float(loss), abs=2e-4)
         assert abs(float(loss)) < 0.02
-        assert float(difference) < most
     assert before == {path: sha256(path) for path in before}  # photos and checkpoint as they were
 
     again = CliRunner().invoke(app, ["export"])
@@ -373,10 +306,18 @@ def test_the_command_without_photos_as_a_process(project):
 
     def run(*more):
         return subprocess.run(
-            [*command, *more], capture_output=True, text=True, cwd=ROOT, timeout=120,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"}, encoding="utf-8",
-        )  # fmt: skip
+            [*command, *more],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=120,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            encoding="utf-8",
+        )
 
+    for option in ("-o", "--source", "--network"):
+        done = run(option, "")
+        assert done.returncode == 2 and "is empty" in done.stderr
     done = run("--precision", "int8")
     assert done.returncode == 2 and "--source" in done.stderr and "Traceback" not in done.stderr
     done = run("-o", str(project / "mine.onnx"))

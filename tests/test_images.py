@@ -1,9 +1,10 @@
 """Photos and masks of every kind people have, and files that are none."""
 
+import errno
 import io
+import json
 import os
 import struct
-import threading
 import warnings
 import zlib
 
@@ -11,20 +12,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, features
 
-from unetlib.data import images
 from unetlib.data.images import (
     MAX_PIXELS,
+    SUFFIXES,
     ImageError,
     binarize,
+    encode,
     image_size,
     load_image,
-    resize,
+    load_mask,
+    open_photo,
 )
-from unetlib.data.masks import load_mask
 from unetlib.data.preprocess import Preprocess, to_tensor
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -72,16 +72,6 @@ def test_exif_orientation_is_applied_to_photo_and_mask(tmp_path, suffix, orienta
     assert load_mask(path).shape == image.size[::-1]
 
 
-def test_exif_orientation_survives_decoding_at_reduced_size(tmp_path):
-    path = tmp_path / "a.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    corners().resize((1600, 800)).save(path, exif=exif)
-    image = load_image(path, max_side=300)
-    assert image.size == (200, 400)  # a quarter: the smallest step that keeps >= 300
-    assert seen(image) == UPRIGHT[6]
-
-
 def test_broken_exif_does_not_cost_the_photo(tmp_path):
     corners().save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff")
     with warnings.catch_warnings():
@@ -101,77 +91,14 @@ def test_reduced_decoding_never_goes_below_what_was_asked(tmp_path, size, max_si
     assert load_image(tmp_path / "a.png", max_side=max_side).size == size
 
 
-def test_multi_picture_phone_jpeg_is_read_and_reduced(tmp_path):
-    big = corners().resize((800, 400))
-    big.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[big])
-    assert seen(load_image(tmp_path / "a.jpg")) == UPRIGHT[1]
-    assert load_image(tmp_path / "a.jpg", max_side=100).size == (100, 50)
-
-
-def test_cmyk_photo(tmp_path):
-    corners().convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    assert Image.open(tmp_path / "a.jpg").mode == "CMYK"
-    assert seen(load_image(tmp_path / "a.jpg")) == UPRIGHT[1]
-
-
-def test_palette_photo(tmp_path):
-    corners().quantize(16).save(tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").mode == "P"
-    assert seen(load_image(tmp_path / "a.png")) == UPRIGHT[1]
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_photo_is_scaled_not_clipped(tmp_path, suffix):
+def test_16_bit_photos_are_scaled_not_clipped(tmp_path):
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
-    rgb = np.asarray(load_image(tmp_path / f"a.{suffix}"))
-    assert np.array_equal(rgb[..., 0], np.rint(ramp / 257)) and rgb.shape == (8, 8, 3)
-
-
-def test_16_bit_colour_photo(tmp_path):
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], np.rint(ramp / 257))
     rgb = np.linspace(0, 65535, 8 * 8 * 3).astype(np.uint16).reshape(8, 8, 3)
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
     found = np.asarray(load_image(tmp_path / "a.png")).astype(float)
     assert np.abs(found - rgb / 257).max() <= 1
-
-
-@pytest.mark.parametrize("top", [1.0, 255.0])
-def test_float_photo(tmp_path, top):
-    ramp = np.linspace(0, top, 64).astype(np.float32).reshape(8, 8)
-    Image.fromarray(ramp).save(tmp_path / "a.tif")
-    rgb = np.asarray(load_image(tmp_path / "a.tif"))
-    assert np.array_equal(rgb[..., 1], np.rint(ramp / top * 255))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "P", "I", "YCbCr", "HSV"])
-def test_every_mode_becomes_rgb(mode):
-    image = load_image(corners().convert(mode))
-    assert image.mode == "RGB" and image.size == (40, 20)
-
-
-def test_transparent_areas_are_put_on_white(tmp_path):
-    image = corners().convert("RGBA")
-    alpha = np.zeros((20, 40), np.uint8)
-    alpha[:, :20] = 255
-    alpha[:, 20:30] = 51  # 20 % green on 80 % white
-    image.putalpha(Image.fromarray(alpha))
-    image.save(tmp_path / "a.png")
-    a = np.asarray(load_image(tmp_path / "a.png"))
-    assert tuple(a[0, 0]) == RED and tuple(a[0, 39]) == WHITE
-    assert np.abs(a[0, 25].astype(int) - (204, 255, 204)).max() <= 1
-    gif = corners().quantize(8)
-    gif.info["transparency"] = gif.getpixel((0, 0))
-    gif.save(tmp_path / "a.gif", transparency=gif.getpixel((0, 0)))
-    assert tuple(np.asarray(load_image(tmp_path / "a.gif"))[0, 0]) == WHITE
-
-
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
-def test_of_an_animation_the_first_frame(tmp_path, suffix):
-    frames = [Image.new("RGB", (16, 8), c) for c in (RED, GREEN, BLUE)]
-    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
-    assert (
-        np.abs(np.asarray(load_image(tmp_path / f"a.{suffix}"))[4, 8].astype(int) - RED).max() < 4
-    )
 
 
 def test_accepts_bytes_files_and_pictures(tmp_path):
@@ -213,7 +140,7 @@ def png_bomb(width: int, height: int) -> bytes:
 
 
 BAD = {
-    "empty.jpg": (b"", "empty"),
+    "empty.jpg": (b"", "not an image"),
     "text.jpg": (b"this is not a photo, just a text file", "not an image"),
     "truncated.jpg": (jpeg_bytes()[:-400], "truncated"),
     "header_only.jpg": (jpeg_bytes()[:200], "damaged"),
@@ -236,73 +163,43 @@ def test_bad_files_are_named(tmp_path, name, load):
         load(content)
 
 
-def test_missing_file_and_folder_are_named(tmp_path):
-    for path in (tmp_path / "nothing.jpg", tmp_path):
-        with pytest.raises(ImageError, match="cannot be read") as error:
-            load_image(path)
-        assert str(path) in str(error.value)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 400), st.binary(min_size=1, max_size=8), st.sampled_from(["JPEG", "PNG", "GIF"])
-)
-def test_damaged_bytes_give_a_picture_or_an_image_error(position, junk, format):
-    file = io.BytesIO()
-    corners().save(file, format)
-    content = bytearray(file.getvalue())
-    position %= len(content)
-    content[position : position + len(junk)] = junk
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for load in (load_image, load_mask, image_size):
-            try:
-                load(bytes(content))
-            except ImageError as error:
-                assert "the given" in str(error)
-
-
 @pytest.mark.parametrize("size", [(15_000, 15_000), (60_000, 60_000), (200_001, 1000)])
-def test_decompression_bomb_is_refused_from_its_header(tmp_path, monkeypatch, size):
+def test_decompression_bomb_is_refused_from_its_header(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bomb(*size))
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
-    limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for load in (load_image, load_mask, image_size):
-            with pytest.raises(ImageError) as error:
-                load(path)
-            message = str(error.value)
-            assert str(path) in message and f"{size[0]} x {size[1]}" in message
-            assert f"{MAX_PIXELS:,}" in message
-    assert limit == Image.MAX_IMAGE_PIXELS
+    for load in (load_image, load_mask, image_size):
+        with pytest.raises(ImageError, match=f"{path}.*{MAX_PIXELS:,}|{path}.*exceeds limit"):
+            load(path)
+    path.write_bytes(png_bomb(20_000, MAX_PIXELS // 20_000))  # Pillow's own limit is lower
+    assert image_size(path) == (20_000, MAX_PIXELS // 20_000)
 
 
-def test_large_photo_below_our_limit_passes_without_pillows_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    corners().save(tmp_path / "a.png")
-    results = []
+def test_what_the_system_says_is_not_called_damage(tmp_path):
+    """Whether the picture is sound nobody knows then."""
+    with pytest.raises(FileNotFoundError, match="nothing.jpg"):
+        load_image(tmp_path / "nothing.jpg")
+    with pytest.raises(OSError, match=str(tmp_path)):
+        image_size(tmp_path)
 
-    def work():
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            results.append(load_image(tmp_path / "a.png").size)
+    class Unplugged(io.BytesIO):
+        name = "photo.jpg"
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [(40, 20)] * 4
+        def read(self, n=-1):
+            if self.tell() > 1000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(min(n, 512))
+
+    with pytest.raises(OSError, match="Input/output error") as error:
+        load_image(Unplugged(jpeg_bytes((640, 480))))
+    assert error.value.errno == errno.EIO
 
 
-def test_the_limit_is_the_product_of_the_sides(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 20)
-    load_image(corners())
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 20 - 1)
-    with pytest.raises(ImageError, match="799"):
-        load_image(corners())
+@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in (".heic", ".heif")])
+def test_every_type_of_the_list_is_read(tmp_path, suffix):
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    corners().convert("L" if suffix == ".pgm" else "RGB").save(tmp_path / f"a{suffix}")
+    assert load_image(tmp_path / f"a{suffix}").size == (40, 20)
 
 
 # --- masks ---------------------------------------------------------------------------------------
@@ -321,6 +218,11 @@ def palette_image(indices, colours) -> Image.Image:
     return image
 
 
+def transparent(image: Image.Image) -> Image.Image:
+    image.info["transparency"] = 0
+    return image
+
+
 def mask_variants(hard):
     grey = hard.astype(np.uint8) * 255
     rgb = np.repeat(grey[..., None], 3, 2)
@@ -334,12 +236,12 @@ def mask_variants(hard):
         "one colour": Image.fromarray(rgb * np.array([0, 1, 0], np.uint8)),
         "rgba matte": Image.fromarray(np.dstack([photo, grey])),
         "opaque rgba": Image.fromarray(np.dstack([rgb, opaque])),
-        "la matte": Image.merge("LA", [Image.fromarray(photo[..., 0]), Image.fromarray(grey)]),
-        "opaque la": Image.merge("LA", [Image.fromarray(grey), Image.fromarray(opaque)]),
         "16-bit": Image.fromarray(grey.astype(np.uint16) * 257),
-        "16-bit 0/1": Image.fromarray(hard.astype(np.uint16)),
+        "float": Image.fromarray(hard.astype(np.float32)),
+        "32-bit": Image.fromarray(hard.astype(np.int32) * 255),
         "grey palette": palette_image(hard * 3, [(0, 0, 0), RED, RED, WHITE]),
         "VOC palette": palette_image(hard * 15, [(0, 0, 0)] + [(192, 128, 128)] * 254),
+        "transparent palette": transparent(palette_image(hard, [(9, 9, 9), (10, 10, 10)])),
         "black is not first": palette_image(~hard, [(200, 30, 30), (0, 0, 0)]),
         "no black": palette_image(hard, [GREEN, RED]),
     }
@@ -350,49 +252,12 @@ VARIANTS = list(mask_variants(np.zeros((2, 2), bool)))
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_masks_of_every_kind(tmp_path, hard, name):
-    path = tmp_path / "mask.png"
     image = mask_variants(hard)[name]
+    path = tmp_path / ("mask.tif" if image.mode in "FI" else "mask.png")
     image.save(path)
     mask = load_mask(path)
     assert mask.dtype == np.float32 and mask.shape == hard.shape
     assert np.array_equal(mask, hard.astype(np.float32))
-
-
-@pytest.mark.parametrize("top", [1.0, 255.0])
-def test_float_and_32_bit_masks(tmp_path, hard, top):
-    Image.fromarray(hard.astype(np.float32) * np.float32(top)).save(tmp_path / "a.tif")
-    assert np.array_equal(load_mask(tmp_path / "a.tif"), hard)
-    Image.fromarray(hard.astype(np.int32) * int(top)).save(tmp_path / "b.tif")
-    assert np.array_equal(load_mask(tmp_path / "b.tif"), hard)
-
-
-def test_transparent_palette_is_read_as_alpha(tmp_path, hard):
-    image = palette_image(hard, [(9, 9, 9), (10, 10, 10)])
-    image.save(tmp_path / "a.png", transparency=0)
-    assert np.array_equal(load_mask(tmp_path / "a.png"), hard)
-
-
-def test_voc_void_is_background(hard):
-    indices = hard * 15
-    indices[0] = 255
-    image = palette_image(indices, [(0, 0, 0)] + [(192, 128, 128)] * 255)
-    assert np.array_equal(load_mask(image), hard)
-    assert np.array_equal(load_mask(image, kind="labels"), hard)
-
-
-def test_instance_ids(tmp_path, hard):
-    ids = hard.astype(np.uint8)
-    ids[8:12, 8:12] = 7
-    Image.fromarray(ids).save(tmp_path / "a.png")
-    assert np.array_equal(load_mask(tmp_path / "a.png", kind="labels"), hard)
-    Image.fromarray(ids.astype(np.uint16) * 900).save(tmp_path / "b.png")
-    assert np.array_equal(load_mask(tmp_path / "b.png", kind="labels"), hard)
-
-
-@pytest.mark.parametrize("value, expected", [(0, 0), (255, 1)])
-def test_all_black_and_all_white_masks(value, expected):
-    mask = load_mask(Image.new("L", (6, 4), value))
-    assert mask.shape == (4, 6) and (mask == expected).all()
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -406,21 +271,6 @@ def test_dozens_of_greys_stay_soft(tmp_path, bits):
     assert np.array_equal(binarize(mask), matte >= top / 2)
 
 
-def test_noise_of_a_black_jpeg_mask_is_not_a_label(tmp_path):
-    array = np.zeros((16, 16), np.uint8)
-    array[4, 4] = 1
-    Image.fromarray(array).save(tmp_path / "a.jpg", quality=100, subsampling=0)
-    mask = load_mask(tmp_path / "a.jpg")
-    assert mask.max() <= 2 / 255
-    assert load_mask(Image.fromarray(array), kind="matte").max() == pytest.approx(1 / 255)
-
-
-def test_mask_is_averaged_when_resized(hard):
-    mask = load_mask(Image.fromarray(hard), size=(10, 15))
-    by_hand = hard.reshape(10, 2, 15, 2).mean(axis=(1, 3))
-    assert mask.shape == (10, 15) and np.allclose(mask, by_hand, atol=1e-6)
-
-
 def test_wrong_kind_and_nan():
     with pytest.raises(ValueError, match="auto, matte, labels"):
         load_mask(Image.new("L", (4, 4)), kind="binary")
@@ -429,20 +279,6 @@ def test_wrong_kind_and_nan():
 
 
 # --- tensors -------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(*[st.integers(1, 40)] * 4, st.sampled_from([(), (3,)]))
-def test_resize_keeps_range_and_constants(h, w, new_h, new_w, channels):
-    noise = np.random.default_rng(h * 41 + w).random((h, w, *channels)).astype(np.float32)
-    out = resize(noise, (new_h, new_w))
-    assert out.shape == (new_h, new_w, *channels)
-    assert noise.min() - 1e-6 <= out.min() and out.max() <= noise.max() + 1e-6
-    assert np.allclose(resize(np.full_like(noise, 0.25), (new_h, new_w)), 0.25)
-
-
-def test_resize_of_a_panorama():
-    assert resize(np.zeros((8, 40_000, 3), np.uint8), (16, 16)).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("size", [(24, 32), (17, 64)])
@@ -458,27 +294,77 @@ def test_to_tensor_against_torchvision(photo, size):
     assert torch.allclose(x, expected, atol=1e-5)
 
 
-def test_a_large_photo_is_scaled_as_by_lanczos_alone(photo):
-    rgb = photo(1300, 2111, 3)
-    rgb[::2, ::3] //= 2  # detail that a bad filter turns into a pattern
-    found = to_tensor(rgb, Preprocess((96, 128), (0.0,) * 3, (1 / 255,) * 3)).numpy()
-    expected = np.asarray(Image.fromarray(rgb).resize((128, 96), Image.Resampling.LANCZOS))
-    assert np.abs(found.transpose(1, 2, 0) - expected).mean() < 1
-
-
-@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), "u1")])
-def test_to_tensor_refuses_what_is_no_8_bit_rgb(bad):
-    with pytest.raises(ValueError, match="uint8"):
-        to_tensor(bad, Preprocess((4, 4)))
-
-
 def test_preprocess_goes_through_json_and_back():
-    import json
-
     p = Preprocess([96, 128], [0.5] * 3, [0.25] * 3)
-    assert p.size == (96, 128) and hash(p)
     assert Preprocess.from_dict(json.loads(json.dumps(p.to_dict()))) == p
-    assert Preprocess(64).size == (64, 64)
+    assert p.size == (96, 128) and Preprocess(64).size == (64, 64)
     for bad in ({"size": (0, 4)}, {"size": (4, 4, 3)}, {"size": 8, "std": (1, 1, 0)}):
         with pytest.raises(ValueError):
             Preprocess(**bad)
+
+
+# --- photos with what a cut-out carries on, and files written -------------------------------------
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+def file_of(image: Image.Image, format: str, **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_profile_and_resolution_are_read_and_carried(photo, format):
+    source = file_of(Image.fromarray(photo(40, 60)), format, icc_profile=SRGB, dpi=(300, 150))
+    found = open_photo(source)
+    assert found.icc == SRGB and found.dpi == pytest.approx((300, 150), abs=0.1)
+    for array in (found.rgb, np.dstack([found.rgb, np.full((40, 60), 9, np.uint8)])):
+        again = Image.open(io.BytesIO(encode(array, "png", found)))
+        assert again.info["icc_profile"] == SRGB
+        assert again.info["dpi"] == pytest.approx((300, 150), abs=0.1)
+        np.testing.assert_array_equal(np.asarray(again), array)
+        webp = Image.open(io.BytesIO(encode(array, "webp", found)))
+        assert webp.info["icc_profile"] == SRGB and webp.size == (60, 40)
+    mask = Image.open(io.BytesIO(encode(found.rgb[..., 0], "png", found)))
+    assert "icc_profile" not in mask.info  # a mask has no colours
+
+
+def test_cmyk_with_a_profile_that_is_none_is_converted_plainly(photo):
+    cmyk = Image.fromarray(photo(20, 30)).convert("CMYK")
+    plain = open_photo(file_of(cmyk, "TIFF"))
+    broken = open_photo(file_of(cmyk, "TIFF", icc_profile=b"no profile at all"))
+    np.testing.assert_array_equal(plain.rgb, broken.rgb)
+    assert broken.icc is None
+    np.testing.assert_array_equal(plain.rgb, np.asarray(cmyk.convert("RGB")))
+
+
+def test_its_own_transparency():
+    rgba = np.zeros((6, 8, 4), np.uint8)
+    rgba[:, :4] = (200, 10, 10, 255)
+    rgba[:, 4] = (200, 10, 10, 128)
+    for source in (rgba, file_of(Image.fromarray(rgba), "PNG"), Image.fromarray(rgba)):
+        found = open_photo(source)
+        np.testing.assert_array_equal(found.alpha, rgba[..., 3])
+        assert (found.rgb[:, 5:] == 255).all()  # white below
+        np.testing.assert_array_equal(found.rgb[0, 0], [200, 10, 10])
+        assert abs(int(found.rgb[0, 4, 1]) - 132) <= 1  # (10 + 255) / 2
+    palette = Image.fromarray(rgba).quantize(8)
+    assert open_photo(file_of(palette, "GIF", transparency=0)).alpha is not None
+    opaque = np.dstack([rgba[..., :3], np.full((6, 8), 255, np.uint8)])
+    assert open_photo(opaque).alpha is None
+
+
+@pytest.mark.parametrize(
+    ("array", "format", "words"),
+    [
+        (np.zeros((2, 2, 3), np.uint8), "jpg", "png or webp"),
+        (np.zeros((2, 16384, 3), np.uint8), "webp", "16383"),
+        (np.zeros((0, 2), np.uint8), "png", "empty|PNG"),
+    ],
+)
+def test_what_cannot_be_written(array, format, words):
+    with pytest.raises(ValueError, match=words):
+        encode(array, format)

@@ -4,54 +4,68 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from unetlib import keeper
-from unetlib.checkpoint import CheckpointError, load_checkpoint
-from unetlib.data import make_loaders, open_source
+from unetlib.checkpoint import load_checkpoint
+from unetlib.config import TrainConfig
+from unetlib.data.dataset import make_loaders
+from unetlib.data.sources import open_source
+from unetlib.errors import CheckpointError
 from unetlib.models import build_model
-from unetlib.training import FitResult, TrainConfig, TrainingWarning, fit, seed_everything
+from unetlib.training import FitResult, TrainingWarning, fit, seed_everything
 
 # Everything that has a state: dropout, augmentation, shuffling, moving average, momentum of the
 # optimiser, a schedule in the middle of its way, batches that are added up.
 CONFIG = {"epochs": 4, "lr": 1e-2, "schedule": "onecycle", "ema": 0.9, "accumulate": 2}
-SCRIPT = """
-import sys
-from unetlib import keeper
-from tests.test_resume import train
-keeper.SAVE_SECONDS = float(sys.argv[2])
-train(sys.argv[1], data=sys.argv[3])
-"""
 ROOT = Path(__file__).resolve().parents[1]
+STATE = "training_state.pth"
 
 
-def train(folder, resume=True, model=None, data=None, **settings) -> FitResult:
-    folder = Path(folder)
-    source = open_source("folder", data or folder / "data", val_fraction=0.25)
-    loaders = make_loaders(source, 32, 4, "strong", seed=3, workers=0)
+def train(out, data, save_seconds=600, workers=0, resume=True, base=4, loss=None, **settings):
+    source = open_source("folder", data, val_fraction=0.25)
+    loaders = make_loaders(source, 32, 4, "strong", seed=3, workers=int(workers))
     seed_everything(0)
-    net = build_model("unet_small", **{"base": 4, "depth": 2, "dropout": 0.3, **(model or {})})
+    net = build_model("unet_small", base=base, depth=2, dropout=0.3)
     config = TrainConfig(**{**CONFIG, **settings})
-    resume = {"True": True, "False": False}.get(resume, resume)
     return fit(
-        net, *loaders, config, out_dir=folder / "out", resume=resume, device="cpu", progress=False
+        net,
+        *loaders,
+        config,
+        out_dir=out,
+        resume=resume,
+        device="cpu",
+        progress=False,
+        save_seconds=float(save_seconds),
+        loss=loss,
     )
 
 
 @pytest.fixture
-def folder(tmp_path, make_pairs, monkeypatch):
-    monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path / "cache"))
-    make_pairs([f"photo{i}" for i in range(24)], tmp_path / "data")
-    return tmp_path
+def data(tmp_path, make_pairs) -> Path:
+    return make_pairs([f"photo{i}" for i in range(24)], tmp_path / "data")
+
+
+class Until(torch.nn.Module):
+    """The loss, which presses Ctrl-C, or kills the process, when it is asked for the n-th time."""
+
+    def __init__(self, n: int, stop: int = signal.SIGINT):
+        super().__init__()
+        self.n, self.stop, self.calls = n, stop, 0
+
+    def forward(self, logits, target):
+        self.calls += 1
+        if self.calls == self.n:
+            signal.raise_signal(self.stop)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+        return {"loss": loss}
 
 
 def same(first: FitResult, second: FitResult) -> None:
     assert first.history == second.history
-    assert (first.best_epoch, first.stopped) == (second.best_epoch, second.stopped)
+    assert (first.best, first.stopped) == (second.best, second.stopped)
     for one, two in (
         (first.best_path, second.best_path),
         (first.last_path, second.last_path),
@@ -63,129 +77,83 @@ def same(first: FitResult, second: FitResult) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("save_seconds", [600, 0], ids=["between epochs", "after every step"])
-def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(folder, tmp_path_factory, save_seconds):
-    def begin(into: Path):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(into), str(save_seconds), str(folder / "data")],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    undisturbed = tmp_path_factory.mktemp("undisturbed")
-    process = begin(undisturbed)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    state, kills = folder / "out" / keeper.STATE_FILE, 0
-    while True:
-        process = begin(folder)
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        while process.poll() is None and kills < 3:  # until it has done a little more than before
-            if state.exists() and state.stat().st_mtime_ns != before:
-                time.sleep(0.02 * kills)  # each time at another point of the work
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        _, errors = process.communicate(timeout=300)
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, errors
-            break
-        kills += 1
-    assert kills == 3
+def test_killed_within_an_epoch_it_ends_bit_for_bit_the_same(tmp_path, data):
+    out = str(tmp_path / "killed")
+    call = f"train({out!r}, {str(data)!r}, 0, loss=Until(10, signal.SIGKILL))"
+    killed = subprocess.run(
+        [sys.executable, "-c", f"from tests.test_resume import *; {call}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state, loss = tmp_path / "killed" / STATE, Until(0)
+    assert state.exists()
+    result = train(out, data, loss=loss)
+    assert loss.calls < 24 - 6 - 1  # it began within the second epoch
     assert not state.exists()  # it was as large as three checkpoints
-    same(FitResult.load(undisturbed / "out"), FitResult.load(folder / "out"))
+    same(train(tmp_path / "undisturbed", data, workers=2, loss=Until(0)), result)
 
 
-def test_interrupted_within_an_epoch_it_goes_on_from_the_last_saved_step(folder, monkeypatch):
-    expected = train(folder, resume=False)
-    (folder / "out").rename(folder / "expected")
-    monkeypatch.setattr(keeper, "SAVE_SECONDS", 0)
-    steps, save = [], keeper.Keeper.save_state
-
-    def counting(self, state):
-        save(self, state)
-        steps.append((state.at.epoch, state.at.batches))
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(keeper.Keeper, "save_state", counting)
-    assert train(folder).stopped == "interrupted"
-    assert steps == [(1, 2), (1, 4), (2, 0), (2, 2), (2, 4)]  # where no gradient waits for more
-    found = train(folder)
-    assert steps[5:7] == [(3, 0), (3, 2)]
-    assert found.history == expected.history
-    assert found.stopped == "finished"
+@pytest.mark.parametrize("call", [6, 13])
+def test_interrupted_within_an_epoch_it_goes_on_from_the_last_saved_step(tmp_path, data, call):
+    """4 batches and 2 for validation make an epoch; two batches make a step."""
+    expected = train(tmp_path / "whole", data, loss=Until(0))
+    stopped = train(tmp_path / "cut", data, save_seconds=0, loss=Until(call))
+    assert stopped.stopped == "interrupted" and (tmp_path / "cut" / STATE).exists()
+    loss = Until(0)
+    same(expected, train(tmp_path / "cut", data, loss=loss))
+    assert loss.calls < 24  # it did not begin anew
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"model": {"base": 8}}, r"model: .*'base': 4.* there, .*'base': 8.* here"),
-        ({"lr": 1e-3}, r"lr: 0\.01 there, 0\.001 here"),
-        ({"data": "other"}, r"number of photos: 21 there, 20 here"),
-    ],
-)
 @pytest.mark.parametrize("ended", [True, False])
-def test_another_training_is_not_gone_on_with(
-    folder, make_pairs, monkeypatch, change, named, ended
-):
-    if ended:
-        train(folder, epochs=1)
-    else:
-        monkeypatch.setattr(keeper.Keeper, "close", lambda *_: (None, None))
-        train(folder, epochs=1)
-        monkeypatch.undo()
-        monkeypatch.setenv("UNETLIB_CACHE", str(folder / "cache"))
-    if "data" in change:
-        make_pairs([f"other{i}" for i in range(30)], folder / "other")
-        change = {"data": folder / "other"}
-    weights = (folder / "out" / "last_model.pth").read_bytes()
-    with pytest.raises(CheckpointError, match=named):
-        train(folder, epochs=1, **change)
-    assert (folder / "out" / "last_model.pth").read_bytes() == weights
+def test_another_training_is_not_gone_on_with(tmp_path, data, make_pairs, ended):
+    out = tmp_path / "out"
+    train(out, data, epochs=2, loss=Until(0 if ended else 8))
+    assert (out / STATE).exists() != ended
+    weights = (out / "last_model.pth").read_bytes()
+    other = make_pairs([f"other{i}" for i in range(30)], tmp_path / "other")
+    for change, named in (
+        ({"base": 8}, r"model: .*'base': 4.* there, .*'base': 8.* here"),
+        ({"lr": 1e-3}, r"lr: 0\.01 there, 0\.001 here"),
+        ({"data": other}, r"photos: \d+ .* there, \d+ .* here"),
+    ):
+        with pytest.raises(CheckpointError, match=named):
+            train(out, **{"data": data, "epochs": 2, "loss": Until(0)} | change)
+        assert (out / "last_model.pth").read_bytes() == weights
     if not ended:
-        with pytest.warns(TrainingWarning, match="another one.*Starting anew"):
-            result = train(folder, "auto", epochs=1, **change)
+        with pytest.warns(TrainingWarning, match="of another training.*Starting anew"):
+            result = train(out, other, resume="auto", epochs=2, loss=Until(0))
         assert result.stopped == "finished"
 
 
-def test_a_finished_training_is_finished(folder):
-    first = train(folder, epochs=2)
+def test_a_finished_training_is_finished(tmp_path, data):
+    first = train(tmp_path / "out", data, epochs=2)
     stamp = first.best_path.stat().st_mtime_ns
-    again = train(folder, epochs=2)
+    again = train(tmp_path / "out", data, epochs=2)
     assert again.history == first.history and again.best == first.best
     assert first.best_path.stat().st_mtime_ns == stamp
-    anew = train(folder, "auto", epochs=2)  # "auto" takes up only what was cut off
+    anew = train(tmp_path / "out", data, resume="auto", epochs=2)  # takes up what was cut off only
     assert anew.history == first.history
     assert anew.best_path.stat().st_mtime_ns != stamp
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "cut"])
-def test_a_damaged_state_is_said_or_left(folder, monkeypatch, content):
-    with monkeypatch.context() as context:
-        context.setattr(keeper.Keeper, "close", lambda *_: (None, None))
-        train(folder, epochs=1)
-    state = folder / "out" / keeper.STATE_FILE
-    state.write_bytes(state.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(CheckpointError, match="training_state.pth"):
-        train(folder, epochs=1)
+def test_a_damaged_state_is_said_or_left(tmp_path, data):
+    state = tmp_path / "out" / STATE
+    train(tmp_path / "out", data, epochs=2, loss=Until(8))
+    state.write_bytes(state.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=STATE):
+        train(tmp_path / "out", data, epochs=2, loss=Until(0))
     with pytest.warns(TrainingWarning, match="Starting anew"):
-        assert train(folder, "auto", epochs=1).stopped == "finished"
+        result = train(tmp_path / "out", data, resume="auto", epochs=2, loss=Until(0))
+    assert result.stopped == "finished"
 
 
-def test_early_stop_survives(folder, monkeypatch):
-    settings = {"epochs": 12, "lr": 1e-12, "early_stop": 3, "schedule": "constant", "ema": 0.0}
-    expected = train(folder, False, **settings)
+def test_early_stop_and_plateau_survive(tmp_path, data):
+    settings = {"epochs": 12, "lr": 1e-12, "early_stop": 3, "schedule": "plateau", "patience": 1}
+    settings |= {"ema": 0.0}
+    expected = train(tmp_path / "whole", data, loss=Until(0), **settings)
     assert expected.stopped == "early stop"
-    (folder / "out").rename(folder / "expected")
-    save = keeper.Keeper.save_state
-
-    def twice(self, state):
-        save(self, state)
-        if state.at.epoch == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as context:
-        context.setattr(keeper.Keeper, "save_state", twice)
-        assert train(folder, **settings).stopped == "interrupted"
-    found = train(folder, **settings)
-    assert (found.stopped, found.history) == (expected.stopped, expected.history)
+    assert train(tmp_path / "cut", data, loss=Until(15), **settings).stopped == "interrupted"
+    same(expected, train(tmp_path / "cut", data, loss=Until(0), **settings))

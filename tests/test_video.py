@@ -2,12 +2,9 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import textwrap
-import time
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -44,7 +41,9 @@ def predictor() -> Predictor:
 
 
 def ffmpeg(*arguments, data: bytes | None = None) -> bytes:
-    command = [get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    """Texts are split at spaces, paths are not."""
+    words = [[str(a)] if isinstance(a, Path) else a.split() for a in arguments]
+    command = [get_ffmpeg_exe(), "-v", "error", "-y", *sum(words, [])]
     done = subprocess.run(command, input=data, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
@@ -64,32 +63,31 @@ def disc(number: int, width: int = SIZE[0], height: int = SIZE[1]) -> np.ndarray
     return np.where(inside[..., None], RED, GREY).astype(np.uint8)
 
 
-def make_video(path: Path, frames, fps="25", sound: float = 0, options=()) -> Path:
+def make_video(path: Path, frames, fps="25", sound: float = 0, options="") -> Path:
     """Any container, near lossless; `sound`: seconds of a sine at 440 Hz."""
     frames = [np.ascontiguousarray(frame) for frame in frames]
     height, width = frames[0].shape[:2]
-    arguments = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", fps]
-    arguments += ["-i", "-"]
+    arguments = [f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -"]
     if sound:
-        arguments += ["-f", "lavfi", "-i", f"sine=frequency=440:duration={sound}"]
+        arguments += [f"-f lavfi -i sine=frequency=440:duration={sound}"]
     if path.suffix in (".mp4", ".mov", ".mkv", ".ts"):
-        arguments += ["-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv444p"]
-    ffmpeg(*arguments, *options, path, data=b"".join(frame.tobytes() for frame in frames))
+        arguments += ["-c:v libx264 -crf 10 -pix_fmt yuv444p"]
+    ffmpeg(*arguments, options, path, data=b"".join(frame.tobytes() for frame in frames))
     return path
 
 
 def read_video(path: Path, size=SIZE, alpha: bool = False) -> np.ndarray:
     """All frames as they are stored, none doubled: uint8 (N, H, W, 3 or 4)."""
-    decoder = ["-c:v", "libvpx-vp9"] if path.suffix == ".webm" else []  # ffmpeg's own drops alpha
-    raw = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgba" if alpha else "rgb24"]
-    data = ffmpeg(*decoder, "-i", path, "-map", "0:v:0", *raw, "-")
+    decoder = "-c:v libvpx-vp9" if path.suffix == ".webm" else ""  # ffmpeg's own drops alpha
+    raw = f"-fps_mode passthrough -f rawvideo -pix_fmt {'rgba' if alpha else 'rgb24'} -"
+    data = ffmpeg(decoder, "-i", path, "-map 0:v:0", raw)
     return np.frombuffer(data, np.uint8).reshape(-1, size[1], size[0], 4 if alpha else 3)
 
 
 def read_sound(path: Path) -> np.ndarray:
     """The first sound track, 8000 values a second, padded where it starts late."""
-    data = ffmpeg("-copyts", "-i", path, "-map", "0:a:0", "-af",
-                  "aresample=8000:async=1:first_pts=0", "-ac", "1", "-f", "s16le", "-")  # fmt: skip
+    how = "-map 0:a:0 -af aresample=8000:async=1:first_pts=0 -ac 1 -f s16le -"
+    data = ffmpeg("-copyts -i", path, how)
     return np.frombuffer(data, np.int16).astype(np.float64)
 
 
@@ -101,19 +99,7 @@ def pitch(sound: np.ndarray) -> float:
 def clip(tmp_path_factory) -> Path:
     """25 frames in a second, with sound."""
     path = tmp_path_factory.mktemp("clip") / "a moving disc.mp4"
-    return make_video(path, map(disc, range(25)), sound=1, options=["-c:a", "aac"])
-
-
-def whole(path: Path) -> None:
-    """Nothing half done lies around."""
-    assert not [p for p in path.parent.iterdir() if "part" in p.name]
-
-
-def children() -> set[str]:
-    """ffmpeg processes that this process started and that still run."""
-    listed = subprocess.run(["ps", "-eo", "ppid=,pid=,args="], capture_output=True, text=True)
-    rows = [row.split(None, 2) for row in listed.stdout.splitlines()]
-    return {pid for ppid, pid, args in rows if ppid == str(os.getpid()) and "ffmpeg" in args}
+    return make_video(path, map(disc, range(25)), sound=1, options="-c:a aac")
 
 
 def check_disc(frames: np.ndarray, background, tolerance: float = 10) -> None:
@@ -130,9 +116,12 @@ def test_a_new_background_with_the_sound(tmp_path, clip, predictor):
     seen = []
     target = tmp_path / "new" / "disc.mp4"
     result = cut_video(
-        clip, target, predictor, Recipe(background="#0a8c46"),
+        clip,
+        target,
+        predictor,
+        Recipe(background="#0a8c46"),
         progress=lambda *counts: seen.append(counts),
-    )  # fmt: skip
+    )
     check_disc(read_video(target), (10, 140, 70), tolerance=6)
     text = about(target)
     assert all(word in text for word in ("h264", "yuv420p(tv, bt709", "25 fps", "96x64"))
@@ -175,7 +164,7 @@ def test_pictures_numbered_from_one(tmp_path, clip, predictor):
     assert not frames[frames[..., 3] == 0].any()  # the old background leaks nowhere
     for number, frame in enumerate(frames):
         assert ((frame[..., 3] >= 128) == (disc(number)[..., 1] < 50)).mean() > 0.99
-    whole(folder)
+    assert not list(folder.parent.glob("*part*"))
 
 
 def test_gif_in_gif_out(tmp_path, predictor):
@@ -202,42 +191,7 @@ def test_gif_in_gif_out(tmp_path, predictor):
         assert abs(int(shown[moment][2, 2, 1]) - 255) < 4
 
 
-def test_a_gif_cut_short(tmp_path, predictor):
-    rng = np.random.default_rng(0)
-    frames = [disc(n) + rng.integers(0, 20, (64, 96, 3), dtype=np.uint8) for n in range(10)]
-    source, target = tmp_path / "short.gif", tmp_path / "new.mp4"
-    pictures = list(map(Image.fromarray, frames))
-    pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=[100, 300] * 5)
-    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
-    result = cut_video(source, target, predictor, Recipe(background="white"))
-    assert result.fps == 10 and 5 < result.frames < 20
-    assert len(read_video(target)) == result.frames
-
-
-def test_transparent_gif(tmp_path, clip, predictor):
-    cut_video(clip, tmp_path / "new.gif", predictor, Recipe())
-    with Image.open(tmp_path / "new.gif") as image:
-        assert image.n_frames == 25
-        alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    assert ((alpha > 127) == (disc(0)[..., 1] < 50)).mean() > 0.98
-
-
-def test_what_is_a_video(tmp_path):
-    photo, film = tmp_path / "photo.gif", tmp_path / "film.GIF"
-    pictures = [Image.fromarray(disc(n)) for n in range(3)]
-    pictures[0].save(photo)
-    pictures[0].save(film, save_all=True, append_images=pictures[1:])
-    assert is_video(film) and not is_video(photo) and not is_video(str(tmp_path / "no.gif"))
-    assert is_video("a.MP4") and is_video("b.webm")
-    assert not is_video("c.jpg") and not is_video("mp4") and not is_video(tmp_path)
-
-
-def test_targets_by_default():
-    assert default_target("in/a.b.mov", Recipe()) == Path("in/a.b_foreground.webm")
-    assert default_target("a.gif", Recipe(background="blur")) == Path("a_foreground.mp4")
-
-
-@pytest.mark.parametrize("size", [(97, 65), (1, 1), (33, 2)])
+@pytest.mark.parametrize("size", [(97, 65), (1, 1)])
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov", ".gif", ""])
 def test_odd_sizes_and_a_single_frame(tmp_path, predictor, size, suffix):
     source = make_video(tmp_path / "odd.mkv", [disc(0, *size)])
@@ -252,43 +206,15 @@ def test_odd_sizes_and_a_single_frame(tmp_path, predictor, size, suffix):
 
 def test_upright_as_a_phone_means_it(tmp_path, clip, predictor):
     turned, target = tmp_path / "phone.mp4", tmp_path / "cut.mp4"
-    ffmpeg("-display_rotation", "90", "-i", clip, "-c", "copy", turned)
+    ffmpeg("-display_rotation 90 -i", clip, "-c copy", turned)
     result = cut_video(turned, target, predictor, Recipe(background="white"))
     assert result.size == SIZE[::-1] and "rotation" not in about(target)
     frames = read_video(target, SIZE[::-1])
     check_disc(np.rot90(frames, -1, axes=(1, 2)), (255, 255, 255))
 
 
-def test_pixels_that_are_not_square_become_so(tmp_path, predictor):
-    flat = [cv2.resize(disc(n), (48, 64), interpolation=cv2.INTER_AREA) for n in range(3)]
-    source = make_video(tmp_path / "dv.mkv", flat, options=["-aspect", "3:2"])
-    target = tmp_path / "cut.mp4"
-    assert cut_video(source, target, predictor, Recipe(background="white")).size == SIZE
-    check_disc(read_video(target), (255, 255, 255), tolerance=12)
-
-
-def test_uneven_times_become_even_without_shifting(tmp_path, predictor):
-    pictures = []
-    for number, length in enumerate([0.1, 0.4, 0.2, 0.05, 0.25]):
-        Image.fromarray(disc(5 * number)).save(tmp_path / f"{number}.png")
-        pictures += [f"file '{number}.png'", f"duration {length}"]
-    (tmp_path / "list.txt").write_text("\n".join(pictures) + "\n", encoding="utf-8")
-    source = tmp_path / "phone.mkv"  # times in milliseconds: ffmpeg would take 1000 frames a second
-    ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-fps_mode", "passthrough", "-c:v",
-           "libx264", "-crf", "10", "-pix_fmt", "yuv444p", source)  # fmt: skip
-    target = tmp_path / "cut.mp4"
-    result = cut_video(source, target, predictor, Recipe(background="white"))
-    assert 20 <= result.fps <= 60
-    frames = read_video(target)
-    for moment, number in ((0.05, 0), (0.15, 1), (0.45, 1), (0.6, 2), (0.72, 3), (0.8, 4)):
-        frame = frames[min(len(frames) - 1, int(moment * result.fps))]
-        centre = np.flatnonzero(frame[32, :, 1] < 128).mean()
-        assert abs(centre - 20 - 10 * number) < 2, moment
-
-
 @pytest.mark.parametrize("late", ["sound", "picture"])
-@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])
-@pytest.mark.parametrize("to", [".mp4", ".webm", ".mov"])
+@pytest.mark.parametrize(("suffix", "to"), [(".mp4", ".webm"), (".mkv", ".mp4"), (".mkv", ".mov")])
 def test_flash_and_click_stay_together(tmp_path, predictor, suffix, late, to):
     """One frame is red all over while a click is heard; one stream starts 0.2 s after the other."""
     source = tmp_path / f"flash{suffix}"
@@ -299,11 +225,9 @@ def test_flash_and_click_stay_together(tmp_path, predictor, suffix, late, to):
     click[at : at + 1920] = 20000 * np.sign(np.sin(np.arange(1920) / 8))
     delays = {"setpts": 0.2 * (late == "picture"), "asetpts": 0.2 * (late == "sound")}
     video, audio = (f"{name}=PTS+{delay}/TB" for name, delay in delays.items())
-    ffmpeg("-i", tmp_path / "silent.mkv", "-f", "s16le", "-ar", 48000, "-ac", 1, "-i", "-",
-           "-map", "0:v", "-map", "1:a", "-vf", video, "-af", audio, "-c:v", "libx264", "-crf", 10,
-           "-fps_mode", "passthrough", "-c:a", "aac", source, data=click.tobytes())  # fmt: skip
-    if "Duration" not in about(source):
-        pytest.skip(f"this ffmpeg crashes on {suffix} files")  # imageio-ffmpeg 0.6 on Linux does
+    codecs = "-c:v libx264 -crf 10 -fps_mode passthrough -c:a aac"
+    streams = f"-f s16le -ar 48000 -ac 1 -i - -map 0:v -map 1:a -vf {video} -af {audio} {codecs}"
+    ffmpeg("-i", tmp_path / "silent.mkv", streams, source, data=click.tobytes())
     target = tmp_path / f"cut{to}"
     result = cut_video(source, target, predictor, Recipe(background="black"))
     red = read_video(target)[..., 0].mean(axis=(1, 2))
@@ -314,17 +238,12 @@ def test_flash_and_click_stay_together(tmp_path, predictor, suffix, late, to):
     assert abs(apart - (0.2 if late == "sound" else -0.2)) < 0.05
 
 
-def test_frame_rate_of_television(tmp_path, predictor):
-    source = make_video(tmp_path / "tv.mp4", map(disc, range(6)), fps="30000/1001")
-    result = cut_video(source, tmp_path / "cut.mp4", predictor, Recipe(background="white"))
-    assert result.fps == float(Fraction(30000, 1001)) and "29.97 fps" in about(result.target)
-
-
 def test_a_video_cut_short_gives_what_there_is_and_a_warning(tmp_path, predictor):
     rng = np.random.default_rng(0)
     noisy = [disc(n) + rng.integers(0, 20, (64, 96, 3), dtype=np.uint8) for n in range(40)]
-    source = make_video(tmp_path / "film.mp4", noisy, sound=1.6,
-                        options=["-movflags", "+faststart", "-c:a", "aac"])  # fmt: skip
+    source = make_video(
+        tmp_path / "film.mp4", noisy, sound=1.6, options="-movflags +faststart -c:a aac"
+    )
     data = source.read_bytes()
     source.write_bytes(data[: len(data) * 2 // 3])
     target = tmp_path / "cut.mp4"
@@ -336,7 +255,7 @@ def test_a_video_cut_short_gives_what_there_is_and_a_warning(tmp_path, predictor
     with pytest.raises(OSError, match="film.mp4"):
         cut_video(source, target, predictor, Recipe(background="white"))
     assert target.read_bytes() == before  # still there, and whole
-    whole(target)
+    assert not list(tmp_path.glob("*part*"))
 
 
 def test_what_is_no_video(tmp_path, predictor):
@@ -344,7 +263,7 @@ def test_what_is_no_video(tmp_path, predictor):
     text, song, empty = (tmp_path / name for name in ("text.mp4", "song.mp4", "empty.mov"))
     text.write_text("not a video\n" * 50, encoding="utf-8")
     empty.write_bytes(b"")
-    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", song)
+    ffmpeg("-f lavfi -i sine=duration=1", song)
     for path, words in ((text, "no frame"), (song, "there is no video"), (empty, "no frame")):
         with pytest.raises(OSError, match=f"{path.name}.*{words}"):
             cut_video(path, tmp_path / "out.mp4", predictor, white)
@@ -356,8 +275,8 @@ def test_what_is_no_video(tmp_path, predictor):
 def test_requests_that_cannot_be_met(tmp_path, clip, predictor):
     for target, recipe, words in (
         ("a.mp4", Recipe(), "transparency.*webm"),
-        ("a.webb", Recipe(), "Did you mean '.webm'"),
         ("a.mkv", Recipe(background="white"), ".mp4, .webm, .mov, .gif"),
+        ("a.webb", Recipe(background="white"), ".mp4, .webm, .mov, .gif"),
         ("a.webm", Recipe(crop=True), "crop"),
         (clip, Recipe(background="white"), "over itself"),
     ):
@@ -373,158 +292,99 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path, clip, predictor, suffix
             raise KeyError("in the middle")
 
     with pytest.raises(KeyError, match="in the middle"):
-        cut_video(clip, tmp_path / f"a{suffix}", predictor, Recipe(background="white"),
-                  progress=stop)  # fmt: skip
-    assert not os.listdir(tmp_path) and not children()
+        cut_video(
+            clip, tmp_path / f"a{suffix}", predictor, Recipe(background="white"), progress=stop
+        )
+    assert not os.listdir(tmp_path)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
-def test_a_full_disk_is_an_error(tmp_path, clip, predictor, monkeypatch):
-    from contextlib import nullcontext
+def test_a_film_is_no_more_opaque_than_it_was(tmp_path, predictor):
+    """As GIF, VP9 and ProRes store it; the figure's lower half is transparent."""
+    frames = [np.dstack([disc(n), np.full(SIZE[::-1], 255, np.uint8)]) for n in range(4)]
+    for number, frame in enumerate(frames):
+        frame[32:, :, 3] = 0
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    options = {
+        "half.gif": "-filter_complex split[a][b];[a]palettegen[p];[b][p]paletteuse",
+        "half.webm": "-c:v libvpx-vp9 -pix_fmt yuva420p",
+        "half.mov": "-c:v prores_ks -profile:v 4 -pix_fmt yuva444p10le",
+    }
+    for name, how in options.items():
+        ffmpeg("-framerate 10 -i", tmp_path / "%d.png", how, tmp_path / name)
+        result = cut_video(tmp_path / name, tmp_path / "frames", predictor, Recipe())
+        cut = np.asarray(Image.open(result.target / "frame_00001.png"))
+        assert result.frames == 4 and not cut[34:].any(), name
+        seen = (disc(0)[..., 1] < 50)[:30]
+        assert ((cut[:30, :, 3] >= 128) == seen).mean() > 0.99, name
+        assert np.abs(cut[20:28, 18:22, :3].astype(int) - RED).max() < 12, name
 
-    monkeypatch.setattr("unetlib.video.whole", lambda target: nullcontext(Path("/dev/full")))
-    with pytest.raises(OSError, match="not written.*No space left"):
-        cut_video(clip, tmp_path / "a.webm", predictor, Recipe(background="white"))
-    assert not children()
 
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_leaves_nothing(tmp_path, clip):
-    """To the whole group of processes, as a terminal sends it."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys, time
-        sys.path.insert(0, {str(ROOT)!r})
-        import numpy as np
-        from unetlib.cutting import Recipe
-        from unetlib.video import cut_video
-
-        class Slow:
-            def predict_small(self, photos, size):
-                print("working", flush=True)
-                time.sleep(0.3)
-                return np.ones((len(photos), 32, 32), np.float32)
-
-        cut_video({str(clip)!r}, {str(tmp_path / "a.mp4")!r}, Slow(), Recipe(background="white"))
-        """),
-        encoding="utf-8",
+def test_hdr_becomes_srgb(tmp_path, predictor):
+    """BT.2020 and PQ with white at 203 nits (ITU-R BT.2408), encoded by hand."""
+    colour = np.array([200, 120, 110]) / 255
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    power = (np.array(to_2020) @ linear * 0.0203) ** 0.1593017578125  # ITU-R BT.2087
+    signal = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    frame = np.broadcast_to(np.rint(signal * 65535).astype("<u2"), (64, 96, 3))
+    tags = "color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc"
+    x265 = "log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+    source = tmp_path / "phone.mov"
+    ffmpeg(
+        "-f rawvideo -pix_fmt rgb48le -s 96x64 -r 10 -i - -c:v libx265 -pix_fmt yuv420p10le",
+        f"-vf scale=out_color_matrix=bt2020nc:out_range=tv,setparams={tags} -x265-params {x265}",
+        source,
+        data=frame.tobytes() * 2,
     )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, **pipes)
-    assert process.stdout.readline() == process.stdout.readline() == "working\n"
-    os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=20)[1]
-    assert "KeyboardInterrupt" in errors and process.returncode != 0
-    time.sleep(0.1)
-    assert os.listdir(tmp_path) == ["run.py"]
-    listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
-    assert str(tmp_path) not in listed.replace(str(script), "")
+    target = tmp_path / "frames"
+    everything = Recipe(threshold=0, refine="none")
+    result = cut_video(source, target, predictor, everything)
+    assert "phone.mov is HDR" in result.warning
+    found = np.asarray(Image.open(target / "frame_00001.png"))[20:40, 30:60, :3].mean(axis=(0, 1))
+    assert np.abs(found - [200, 120, 110]).max() < 6
 
 
-def test_a_background_picture_is_fitted_once(tmp_path, clip, predictor, monkeypatch):
-    import unetlib.video
-
-    sizes = []
-    fit = unetlib.video.fit_cover
-    monkeypatch.setattr(unetlib.video, "fit_cover", lambda *a: sizes.append(a[1:]) or fit(*a))
-    Image.new("RGB", (300, 200), (10, 200, 30)).save(tmp_path / "beach.png")
-    recipe = Recipe(background=str(tmp_path / "beach.png"))
-    cut_video(clip, tmp_path / "a.mp4", predictor, recipe)
-    assert sizes == [(64, 96)]
-    check_disc(read_video(tmp_path / "a.mp4"), (10, 200, 30), tolerance=6)
+@pytest.mark.parametrize("layout", ["mono", "5.1(side)", "hexagonal"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov"])
+def test_every_sound_layout_becomes_stereo(tmp_path, predictor, layout, suffix):
+    how = f"-af aformat=channel_layouts={layout} -c:a flac"
+    source = make_video(tmp_path / "film.mkv", [disc(n) for n in range(4)], sound=0.4, options=how)
+    target = tmp_path / f"cut{suffix}"
+    assert cut_video(source, target, predictor, Recipe(background="white")).sound
+    assert abs(pitch(read_sound(target)) - 440) < 5
 
 
-def noisy_masks(speed: float, contrast: int, frames: int = 60):
-    """A disc at `speed` pixels a frame: (true mask, mask with a restless edge, picture) each."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:96, :160].astype(np.float32)
-    ground = cv2.GaussianBlur(rng.normal(0, 1, (96, 160, 3)), (0, 0), 3) * 120 + 100
-    for number in range(frames):
-        true = np.clip((28 - np.hypot(x - 40 - speed * number, y - 48)) / 3 + 0.5, 0, 1)
-        noise = cv2.GaussianBlur(rng.normal(0, 1, true.shape), (0, 0), 2)
-        edge = cv2.GaussianBlur(((true > 0.02) & (true < 0.98)).astype(np.float32), (0, 0), 1.5)
-        restless = np.clip(true + 0.15 * noise / noise.std() * edge, 0, 1).astype(np.float32)
-        picture = ground + contrast * true[..., None] + rng.normal(0, 1.5, ground.shape)
-        yield true, restless, np.clip(picture, 0, 255).astype(np.uint8)
+def test_names(tmp_path, clip, predictor):
+    pictures = [Image.fromarray(disc(n)) for n in range(3)]
+    pictures[0].save(tmp_path / "photo.gif")
+    pictures[0].save(tmp_path / "film.GIF", save_all=True, append_images=pictures[1:])
+    assert is_video(tmp_path / "film.GIF") and not is_video(tmp_path / "photo.gif")
+    assert is_video("a.MP4") and not is_video("c.jpg") and not is_video("mp4")
+    assert default_target("a.gif", Recipe(background="blur")) == Path("a_foreground.mp4")
+    result = cut_video(clip, tmp_path / "clip.2024.v1_foreground", predictor, Recipe())
+    assert len(list(result.target.glob("frame_*.png"))) == 25
+    assert default_target("clip.2024.v1.mp4", Recipe()) == Path("clip.2024.v1_foreground.webm")
 
 
-def iou(a, b):
-    return np.sum((a > 0.5) & (b > 0.5)) / np.sum((a > 0.5) | (b > 0.5))
-
-
-def test_still_edges_do_not_flicker():
-    steady, last, flicker = Steady(), None, []
-    for true, restless, picture in noisy_masks(0, 60):
-        mask = steady(restless, picture, 1 / 30)
-        if last is not None:
-            edge = (true > 0.02) & (true < 0.98)
-            flicker.append([np.abs(a - b)[edge].mean() for a, b in zip((restless, mask), last,
-                                                                      strict=True)])  # fmt: skip
-        last = restless, mask
-    before, after = np.mean(flicker, axis=0)
-    assert before > 0.03 and after < 0.5 * before
-
-
-@pytest.mark.parametrize("speed", [0.1, 0.5, 1, 2])
-@pytest.mark.parametrize("contrast", [40, 100])
-def test_moving_edges_do_not_lag(speed, contrast):
-    steady, scores = Steady(), []
-    frames = min(60, int(90 / speed))
-    for true, restless, picture in noisy_masks(speed, contrast, frames):
-        mask = steady(restless, picture, 1 / 30)
-        scores.append([iou(restless, true), iou(mask, true)])
-    before, after = np.mean(scores[3:], axis=0)
-    assert after >= before - 0.0005
-
-
-def test_a_new_scene_starts_anew():
-    steady = Steady()
-    dark, light = (np.full((90, 160, 3), level, np.uint8) for level in (30, 200))
-    weak, strong = (np.full((32, 32), value, np.float32) for value in (0.4, 0.6))
-    np.testing.assert_array_equal(steady(weak, dark, 0.04), weak)
-    held = steady(strong, dark, 0.04)  # the picture says nothing has changed
-    assert 0.4 < held.mean() < 0.56
-    np.testing.assert_array_equal(steady(strong, light, 0.04), strong)
-
-
-def test_smoothing_can_be_switched_off(tmp_path, predictor):
-    """A network that changes its mind about a still picture: even frames yes, odd ones no."""
-    rng = np.random.default_rng(0)
-    frames = [disc(10) + rng.integers(0, 3, (64, 96, 3), dtype=np.uint8) for _ in range(12)]
-    source = make_video(tmp_path / "still.mkv", frames)
-
-    class Moody:
-        def __init__(self):
-            self.count = 0
-
-        def predict_small(self, photos, size):
-            numbers = range(self.count, self.count + len(photos))
-            self.count += len(photos)
-            return np.stack([np.full((64, 96), 0.4 + 0.2 * (n % 2), np.float32) for n in numbers])
-
-    switches = []
-    for smooth in (True, False):
-        folder = tmp_path / str(smooth)
-        cut_video(source, folder, Moody(), Recipe(refine="none"), smooth=smooth)
-        alpha = np.stack([np.asarray(Image.open(p))[..., 3] for p in sorted(folder.iterdir())])
-        switches.append(np.abs(np.diff(alpha.astype(float), axis=0)).mean())
-    assert switches[0] < 0.5 * switches[1]
-
-
-def test_importing_it_loads_no_torch_and_no_imageio():
-    code = "import unetlib.video, sys; print({'torch', 'imageio_ffmpeg', 'scipy'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "set()", done.stderr
+def test_smoothing_steadies_the_masks_until_the_scene_changes():
+    """A network that changes its mind about a still picture, with a little noise."""
+    rng, steady, masks = np.random.default_rng(0), Steady(), []
+    for number in range(20):
+        frame = disc(10) + rng.integers(0, 3, (64, 96, 3), dtype=np.uint8)
+        mind = np.full((32, 48), 0.4 + 0.2 * (number % 2), np.float32)
+        masks.append(steady(mind, frame, 1 / 30))
+    assert np.abs(np.diff(masks, axis=0)).mean() < 0.5 * 0.2
+    new = np.full((32, 48), 0.9, np.float32)
+    np.testing.assert_array_equal(steady(new, np.full((64, 96, 3), 250, np.uint8), 1 / 30), new)
 
 
 def test_long_videos_take_no_more_memory(tmp_path):
-    """Peak memory for 10 and 150 frames, each in a fresh process."""
+    """Peak memory for 10 and 130 frames, each in a fresh process."""
     peaks = []
-    for count in (10, 150):
+    for count in (10, 130):
         source = tmp_path / f"{count}.mkv"
-        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x360:r=30", "-frames:v", count, "-c:v",
-               "libx264", "-preset", "ultrafast", source)  # fmt: skip
+        film = f"-f lavfi -i testsrc2=s=480x270:r=30 -frames:v {count} -c:v libx264"
+        ffmpeg(film, "-preset ultrafast", source)
         code = textwrap.dedent(f"""
             import resource, numpy as np
             from unetlib.cutting import Recipe
@@ -546,4 +406,4 @@ def test_long_videos_take_no_more_memory(tmp_path):
         frames, peak = map(int, re.findall(r"\d+", done.stdout) or pytest.fail(done.stderr))
         assert frames == count
         peaks.append(peak)
-    assert peaks[1] < 1.1 * peaks[0]  # 140 frames more would be 97 MB as bytes alone
+    assert peaks[1] < 1.1 * peaks[0]  # 120 frames more would be 47 MB as bytes alone

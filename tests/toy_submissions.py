@@ -9,8 +9,11 @@ from nbformat.v4 import new_code_cell
 from toy_course import write_notebook
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
-from unetlib.data import Preprocess
+from unetlib.data.preprocess import Preprocess
+from unetlib.data.sources import open_settings
+from unetlib.evaluate import measure
 from unetlib.models import build_model
+from unetlib.predict import Predictor
 
 CHECK = """
 @exercise
@@ -35,7 +38,7 @@ while True:
     except KeyboardInterrupt:
         pass
 """
-EAT = ["kept = [b'x' * 600_000_000]", "kept += [b'x' * 20_000_000 for _ in range(900)]"]
+EAT = ["kept = [b'x' * 300_000_000]", "kept += [b'x' * 20_000_000 for _ in range(900)]"]
 FLOOD = "for _ in range(30):\n    print('spam ' * 200_000)"
 HOME = "from pathlib import Path\n(Path.home() / 'was here').touch()"
 PATCH = """
@@ -44,43 +47,50 @@ from IPython.display import display
 unetlib.exercise._hint = lambda *given: None
 exercise = None
 """
+CHEAT = """
+said = {"exercise": "check_double", "passed": True}
+display({"application/vnd.unetlib.exercise+json": said}, raw=True)
+"""
 DRAWING = {"count": 40, "image_size": 32, "seed": 3}
 
 
-def write_part(path: Path, *cells: str, check: str | None = CHECK, answer: str = RIGHT) -> Path:
-    """A notebook: parameters, the cells, and an exercise with its check (unless that is None)."""
+def write_part(path: Path, *cells: str, check: str = CHECK, answer: str = RIGHT) -> None:
+    """A notebook: parameters, the cells, and an exercise with its check."""
     write_notebook(path, 'outputs_dir = "outputs"\nseed = 0\ncount = 5', *cells, answer)
-    if check is not None:
-        notebook = nbformat.read(path, as_version=4)
-        about = {"grade": True, "locked": True, "solution": False, "points": 2}
-        about |= {"grade_id": f"{path.stem[:2]}-double", "schema_version": 3}
-        notebook.cells.append(new_code_cell(check, metadata={"nbgrader": about}))
-        nbformat.write(notebook, path)
-    return path
+    notebook = nbformat.read(path, as_version=4)
+    about = {"grade": True, "locked": True, "solution": False, "points": 2}
+    about |= {"grade_id": f"{path.stem[:2]}-double", "schema_version": 3}
+    notebook.cells.append(new_code_cell(check, metadata={"nbgrader": about}))
+    nbformat.write(notebook, path)
 
 
-def write_toy(folder: Path) -> Path:
+def write_toy(folder: Path) -> None:
     """The toy course: 01_data with an exercise, 04_evaluate that writes a file."""
     write_part(folder / "01_data.ipynb", BEGIN, answer="def double(x): ...")
     write_notebook(folder / "04_evaluate.ipynb", 'outputs_dir = "outputs"\nseed = 0', SAVE)
-    return folder
 
 
-def write_network(folder: Path, claimed: dict, **recorded) -> None:
+def write_network(folder: Path, claimed: dict) -> None:
     """A checkpoint that was never trained, and a metrics.json that says what it reaches."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = build_model("unet_small", base=4)
     list(model.parameters())[-1].data.fill_(5)  # bias of the last layer: foreground everywhere
     save_checkpoint(folder / "checkpoints/best_model.pth", Checkpoint(model, Preprocess(32)))
-    run = {"preset": "quick", "parameters": {**DRAWING, **recorded}}
-    record = {"run": run, "evaluation": claimed}
+    record = {"run": {"preset": "quick", "parameters": DRAWING}, "evaluation": claimed}
     (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def write_submissions(folder: Path, honest: dict) -> dict[str, Path]:
+def true_scores(folder: Path) -> dict[str, float]:
+    """What the network of `write_network` reaches on the photos that its record stands for."""
+    photos = open_settings("synthetic", "", str(folder / "photos"), 40, 32, 3).val
+    found = measure(Predictor(folder / "checkpoints/best_model.pth"), photos)
+    return found.summary(resamples=1)["mean"].to_dict()
+
+
+def write_submissions(folder: Path, honest: dict) -> None:
     """A dozen folders below `folder`, by name. `honest`: what the checkpoint really reaches."""
-    parts = {
+    notebooks = {  # cells of 01_data, and how its exercise differs
         "good": ([], {}),
         "=1+1 Ünal": ([HOME], {"answer": WRONG}),
         "hangs": ([HANG], {}),
@@ -90,12 +100,9 @@ def write_submissions(folder: Path, honest: dict) -> dict[str, Path]:
         "patricide": (["import os; os.kill(os.getppid(), 9)"], {}),
         "eats": (EAT, {}),
         "forged": ([], {}),
-        "tampered": (
-            [PATCH],
-            {"answer": WRONG, "check": cheat()},
-        ),
+        "tampered": ([PATCH], {"answer": WRONG, "check": CHEAT}),
     }
-    for name, (cells, exercise) in parts.items():
+    for name, (cells, exercise) in notebooks.items():
         place = folder / name / "notebooks" if name == "hangs" else folder / name
         write_part(place / "01_data.ipynb", "print('hello')", *cells, **exercise)
         if name in ("good", "dies"):
@@ -108,10 +115,3 @@ def write_submissions(folder: Path, honest: dict) -> dict[str, Path]:
     (folder / "broken" / "metrics.json").write_text("{", encoding="utf-8")
     (folder / "empty").mkdir()
     (folder / "empty" / "essay.txt").write_text("I was ill", encoding="utf-8")
-    return {path.name: path for path in sorted(folder.iterdir())}
-
-
-def cheat() -> str:
-    """A check that says "passed" whatever the answer is."""
-    data = {"application/vnd.unetlib.exercise+json": {"exercise": "check_double", "passed": True}}
-    return f"display({data!r}, raw=True)"

@@ -9,51 +9,40 @@ import functools
 import os
 import sys
 import traceback
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
 
 MIME = "application/vnd.unetlib.exercise+json"
 UNTOUCHED = "nothing is returned so far. Write the function, end it with return, and come back"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a check says, shown as a sentence, and stored in a notebook as data (MIME) as well."""
-
-    exercise: str
-    hint: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        return self.hint is None
+class Verdict(namedtuple("Verdict", "exercise passed hint")):
+    """What a check says: a sentence, and data (MIME) in a notebook. hint: None when passed."""
 
     def __repr__(self) -> str:
         return "correct" if self.passed else f"not yet: {self.hint}"
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        data = {"exercise": self.exercise, "passed": self.passed, "hint": self.hint}
-        return {"text/plain": repr(self), MIME: data}
+        return {"text/plain": repr(self), MIME: self._asdict()}
 
 
 def exercise(check: Callable) -> Callable[[Callable], Verdict | None]:
     """Turn `check` (student's function -> None or a hint) into one that returns a `Verdict`.
 
-    Whatever the student's function raises becomes a hint, and so does what the check cannot work
-    with. Only under nbgrader (NBGRADER_EXECUTION is set) a wrong answer raises AssertionError with
-    the hint, because nbgrader gives all points to a cell without an error. A right one is printed
-    there: nbgrader would take a cell's value for a number of points.
+    Whatever the student's function raises becomes a hint. nbgrader (NBGRADER_EXECUTION is set)
+    gives all points to a cell without an error, so a wrong answer raises AssertionError there; a
+    right one is printed, as a value would pass for points.
     """
 
     @functools.wraps(check)
     def run(answer) -> Verdict | None:
-        # A warning is not a wrong answer, but nbgrader gives no points to a cell with stderr.
-        with contextlib.redirect_stderr(sys.stdout):
-            verdict = Verdict(check.__name__, _hint(check, answer))
+        with contextlib.redirect_stderr(sys.stdout):  # nbgrader gives no points where there is any
+            hint = _hint(check, answer)
         if not os.environ.get("NBGRADER_EXECUTION"):
-            return verdict
-        if not verdict.passed:
-            raise AssertionError(verdict.hint)
-        print(verdict)
+            return Verdict(check.__name__, hint is None, hint)
+        if hint is not None:
+            raise AssertionError(hint)
+        print("correct")
 
     return run
 
@@ -61,30 +50,26 @@ def exercise(check: Callable) -> Callable[[Callable], Verdict | None]:
 def _hint(check: Callable, answer) -> str | None:
     if not callable(answer):
         return f"the answer should be a function, its type is {type(answer).__name__}"
-    kinds, raised, line = [], None, ""  # types of what was returned; the last error, and where
+    returned = []
 
     def watched(*arguments, **named):
-        nonlocal raised, line
-        try:
-            value = answer(*arguments, **named)
-        except (Exception, SystemExit) as error:
-            calls = traceback.extract_tb(error.__traceback__)[1:]  # the first one is this function
-            lines = [call.lineno for call in calls if call.filename == calls[0].filename]
-            raised, line = error, f" in line {lines[-1]}" if lines else ""
-            raise
-        kinds.append(type(value))
-        return value
+        returned.append(answer(*arguments, **named))
+        return returned[-1]
 
     try:
         hint = check(functools.update_wrapper(watched, answer, updated=()))
     except (Exception, SystemExit) as error:
         if isinstance(error, NotImplementedError) and not error.args:
             return UNTOUCHED
-        if error is raised:
-            return f"your code raised {type(error).__name__}{line}: {error}"[:300]
-        hint = f"{type(error).__name__}: {error}"[:300]
+        calls, text = traceback.extract_tb(error.__traceback__), f"{type(error).__name__}: {error}"
+        names = [call.name for call in calls]
+        if "watched" in names:  # what follows is the student's
+            calls = calls[names.index("watched") + 1 :]
+            lines = [call.lineno for call in calls if call.filename == calls[0].filename]
+            return f"{f'line {lines[-1]} of ' if lines else ''}your code raised {text}"[:300]
         if isinstance(error, NameError):
-            return f"run the cells above first, the check needs them ({hint})"
-        hint = f"the check cannot work with this {kinds[-1].__name__ if kinds else 'one'} ({hint})"
-    silent = kinds and {type(None), type(...)}.issuperset(kinds)
-    return UNTOUCHED if hint is not None and silent else hint
+            return f"run the cells above first, the check needs them ({text})"
+        kind = type(returned[-1]).__name__ if returned else "answer"
+        hint = f"the check cannot work with this {kind} ({text})"[:300]
+    untouched = returned and all(value is None or value is ... for value in returned)
+    return UNTOUCHED if hint is not None and untouched else hint

@@ -21,13 +21,19 @@ def project_root() -> Path:
 
 
 def resolve(path: str | os.PathLike) -> Path:
-    """A folder or file that we write: `~` is expanded, relative paths lie below project_root()."""
+    """A folder or file that we write: `~` is expanded, relative paths lie below project_root().
+
+    Raises ValueError for an empty one.
+    """
+    _refuse_empty(path)
     return project_root() / Path(path).expanduser()  # an absolute right side wins
 
 
 def find_input(path: str | os.PathLike) -> Path:
     """Something a person typed and that must exist: absolute, below the working directory, or
-    below project_root(), in this order. Raises FileNotFoundError that names every place tried."""
+    below project_root(), in this order. Raises FileNotFoundError that names every place tried, and
+    ValueError for an empty path."""
+    _refuse_empty(path)
     given = Path(path).expanduser()
     tried = list(dict.fromkeys([Path.cwd() / given, project_root() / given]))
     for candidate in tried:
@@ -35,6 +41,11 @@ def find_input(path: str | os.PathLike) -> Path:
             return candidate
     places = " nor ".join(str(p) for p in tried)
     raise FileNotFoundError(f"'{path}' not found: there is no {places}")
+
+
+def _refuse_empty(path: str | os.PathLike) -> None:
+    if not str(path):
+        raise ValueError("a path is empty (a variable that is not set?)")
 
 
 def sha256(path: str | os.PathLike) -> str:

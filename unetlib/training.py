@@ -1,77 +1,79 @@
-"""fit(): the training loop. It is handed a model and loaders, and leaves checkpoints behind."""
+"""fit(): the training loop, on Accelerate. It takes a network and loaders, leaves checkpoints."""
 
 from __future__ import annotations
 
+import math
+import os
 import random
 import sys
+import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator, notebook_launcher
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import gather_object
+from accelerate.utils.other import get_free_port
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from unetlib.checkpoint import load_checkpoint, load_weights
+from unetlib import checkpoint
+from unetlib.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from unetlib.config import TrainConfig
 from unetlib.data.preprocess import Preprocess
-from unetlib.distributed import Processes
-from unetlib.engine import Engine, Progress
-from unetlib.keeper import Keeper, State, identity
+from unetlib.device import choose_device
+from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
-from unetlib.trouble import TrainingError
+from unetlib.metrics import count
 
-__all__ = ["FitResult", "TrainConfig", "TrainingError", "TrainingWarning", "fit"]
-
-OnEpoch = Callable[[int, nn.Module, dict], None]
-EMPTY_EPOCHS = 3  # epochs without a foreground pixel predicted before we say so
+BEST, LAST, STATE = "best_model.pth", "last_model.pth", "training_state.pth"
 
 
 class TrainingWarning(UserWarning):
-    """Training goes on, but something about it deserves a look."""
+    """Training goes on, but something about it should be known."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training left behind.
+    """What a training run left behind.
 
-    Attributes:
-        history: a dict per finished epoch: epoch, lr, train_loss and its terms, val_loss and its
-            terms, val_iou, val_dice, val_accuracy (means over images), val_pooled_iou,
-            val_foreground (share predicted). The same on every run with the same seed.
-        timings: a dict per finished epoch: seconds, images_per_second, data_wait (share of the
-            time spent waiting for data). These are never the same.
-        best_epoch: the epoch with the highest val IoU, or lowest training loss without a val set.
-        best_path, last_path: checkpoints of that epoch and of the last one (None without out_dir).
-        stopped: "finished", "early stop" or "interrupted".
+    history: a dict per finished epoch: epoch, lr, train_loss and its terms, val_loss and its terms,
+    val_iou, val_dice, val_accuracy (means over images). timings: another: seconds,
+    images_per_second, data_wait (share of the seconds). stopped: "finished", "early stop" or
+    "interrupted". best_path, last_path: checkpoints, None where there is none.
     """
 
     history: list[dict]
     timings: list[dict]
-    best_epoch: int
-    best_path: Path | None
-    last_path: Path | None
     stopped: str
+    best_path: Path | None = None
+    last_path: Path | None = None
 
     @property
     def best(self) -> dict:
-        """The history's row of the best epoch, {} before the first."""
-        return next((row for row in self.history if row["epoch"] == self.best_epoch), {})
+        """The row with the highest val_iou, or lowest train_loss without a validation set; or {}"""
+        return _best(self.history)
 
     @classmethod
     def load(cls, folder: str | Path) -> FitResult:
-        """The result of the training that left its checkpoints in `folder`.
-
-        Raises CheckpointError where there is none.
-        """
-        last, best = Path(folder) / "last_model.pth", Path(folder) / "best_model.pth"
-        content = load_checkpoint(last)
-        fitted = content.extra["fit"]
-        paths = best if best.is_file() else None, last
-        return cls(content.history, fitted["timings"], fitted["best_epoch"], *paths,
-                   fitted["stopped"])  # fmt: skip
+        """The result of the run that left its checkpoints in `folder`, or CheckpointError."""
+        best, path = Path(folder) / BEST, Path(folder) / LAST
+        last = load_checkpoint(path)
+        return cls(last.history, **last.extra["fit"], best_path=best, last_path=path)
 
 
 def seed_everything(seed: int) -> None:
@@ -91,116 +93,364 @@ def fit(
     out_dir: str | Path | None = None,
     init_from: str | Path | None = None,
     resume: bool | str = False,
-    on_epoch: Iterable[OnEpoch] = (),
+    on_epoch: Iterable[Callable[[int, nn.Module, dict], None]] = (),
     device: str = "auto",
     preprocess: Preprocess | None = None,
     extra: dict | None = None,
+    tracking: str = "none",
     progress: bool = True,
+    save_seconds: float = 600,
 ) -> FitResult:
     """Train `model` and keep the best and the last weights.
 
     Args:
-        model: from `build_model`; trained in place, on return it has the weights of the last
-            epoch (their moving average where `config.ema` is on), in eval mode.
-        train_loader, val_loader: yield (image (N, 3, H, W), mask (N, 1, H, W)); see `make_loaders`.
-        config: a `TrainConfig`.
+        model: from `build_model`; on return it has the weights of the last epoch (their moving
+            average where `config.ema` is on) and is in eval mode.
+        train_loader, val_loader: DataLoaders, see `make_loaders`, or lists of batches: image
+            (N, 3, H, W) and mask (N, 1, H, W) in [0, 1], both float32.
         loss: (logits, target) -> dict of terms with "loss"; BCE + Dice by default.
         out_dir: where best_model.pth and last_model.pth go; None keeps nothing.
         init_from: a checkpoint of the same model to start from (fine-tuning).
-        resume: True goes on with the training in out_dir that was cut off, and refuses one with
-            other settings; "auto" goes on where the settings agree and starts anew otherwise;
-            False starts anew. On a CPU the end is then bit for bit that of an undisturbed run.
-        on_epoch: called as f(epoch, model, row) after each epoch (timelapse frames, ...), in the
-            first process only; row is the history's together with the timing's.
-        device: "auto", "cpu", "cuda" or "mps".
-        preprocess: what the checkpoint says about inputs; by default the training set's own.
-        extra: further plain values for the checkpoint.
-        progress: False silences the bar.
+        resume: True goes on with the run in out_dir that was cut off, and refuses one with other
+            settings; "auto" starts anew then, False always. On a CPU it ends bit for bit the same.
+        on_epoch: called in the first process as f(epoch, model, row) after each epoch, and as
+            f(0, model, {}) before a run that starts anew.
+        preprocess, extra: kept in the checkpoints; the training set's own, and plain values.
+        tracking: "tensorboard" or "wandb" records curves and settings beside out_dir.
+        save_seconds: how much work within an epoch a kill may cost.
 
-    Started by `accelerate launch`, `torchrun` or Accelerate's `notebook_launcher`, the processes
-    train together, each on its share of every batch; batch_size is that of one process.
-
-    Ctrl-C ends the training, not the program: what there is was saved and is returned.
-
-    Raises:
-        TrainingError: a loss that is no number, memory that does not suffice, an empty loader.
-        CheckpointError: `init_from` does not fit, a checkpoint cannot be written, or `resume` found
-            another training.
+    Processes started by `accelerate launch`, `torchrun` or `launch` train together, each on its
+    share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError (a loss
+    that is no number, too little memory, an empty loader) and CheckpointError (a checkpoint that
+    does not fit or cannot be written, another run found by `resume`).
     """
-    config = config or TrainConfig()
-    loss = loss or build_loss("bce_dice")
+    config, loss = config or TrainConfig(), loss or build_loss("bce_dice")
     preprocess = preprocess or getattr(getattr(train_loader, "dataset", None), "preprocess", None)
     if out_dir is not None and preprocess is None:
         raise ValueError("a checkpoint needs preprocess=..., since the loader's dataset has none")
-    processes = Processes(device)
-    steps = processes.steps(train_loader)
-    if steps == 0:
-        raise TrainingError(
-            "there is nothing to train on: the training loader yields no batch"
-            + (f" for each of {processes.world} processes" if processes.world > 1 else "")
-            + ". Take more photos or a smaller batch_size"
-        )
     if init_from:
         load_weights(model, load_checkpoint(init_from).model.state_dict(), init_from)
     seed_everything(config.seed)
-    whole = identity(model, config, loss, train_loader, processes.world)
-    engine = Engine(model, config, loss, processes, steps)
-    keeper = Keeper(out_dir if processes.is_main else None, engine, preprocess, extra, whole)
-    state, resume = State(), {"yes": True, "no": False}.get(resume, resume)
-    if resume and out_dir is not None:
-        state, why_not = keeper.find(Path(out_dir), strict=resume is True)
-        if why_not:
-            warnings.warn(f"{why_not}. Starting anew.", TrainingWarning, stacklevel=2)
+    if tracking in ("tensorboard", "wandb"):
+        need(tracking, extra="wandb" if tracking == "wandb" else "course")
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    types = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    _forget_accelerator()
+    accelerator = Accelerator(
+        cpu=chosen.type == "cpu",
+        mixed_precision=types[choose_precision(config.precision, chosen)],
+        log_with=None if tracking == "none" else tracking,
+        project_dir=None if out_dir is None else Path(out_dir).parent / tracking,
+    )
+    world = accelerator.num_processes
+    train = _share(accelerator, train_loader, even=True)
+    val = None if val_loader is None else _share(accelerator, val_loader, even=False)
+    steps = len(train)  # batches of this process in an epoch
+    if steps == 0:
+        raise TrainingError("the training loader yields no batch: lower batch_size")
+
+    # NHWC is what the fast kernels of CPUs and tensor cores work on
+    mps = accelerator.device.type == "mps"
+    layout = torch.preserve_format if mps else torch.channels_last
+    model.to(accelerator.device, memory_format=layout)
+    if world > 1 and accelerator.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    parallel = DistributedDataParallel(model) if world > 1 else model
+    network = torch.compile(parallel) if config.compile else parallel
+
+    def average(averaged: list, current: list, n: torch.Tensor) -> None:
+        # rises to config.ema, or early steps would be dominated by random weights
+        now = min(config.ema, (1 + n.item()) / (10 + n.item()))
+        get_ema_multi_avg_fn(now)(averaged, current, n)
+
+    ema = AveragedModel(model, multi_avg_fn=average) if config.ema else None
+    kept = ema.module if ema else model  # validated and saved
+    optimizer = accelerator.prepare_optimizer(build_optimizer(model, config))
+    schedule = build_schedule(optimizer.optimizer, config, math.ceil(steps / config.accumulate))
+
+    # What the next step depends on. Its random numbers follow from (seed, epoch, batch, process).
+    # Finished epochs; of the one that it is in: rate at its start, batches done, and their sums.
+    run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=0, sums={})
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
+    dataset = getattr(train_loader, "dataset", ())
+    photos = str(getattr(dataset, "identity", "")).encode(errors="replace")
+    identity = asdict(config) | {
+        "model": str(getattr(model, "spec", type(model).__name__)),
+        "photos": f"{len(dataset)} (checksum {zlib.crc32(photos):08x})",
+        "batch_size": getattr(train_loader, "batch_size", 0),
+        "processes": world,
+        "loss": str(loss),
+    }
+    folder = Path(out_dir) if out_dir is not None else None
+    if folder and resume not in (False, "no"):
+        try:
+            if (folder / STATE).is_file():
+                content = checkpoint.read_file(folder / STATE)
+                _same_run(content, identity, folder / STATE)
+                for name, state in content["parts"].items():
+                    parts[name].load_state_dict(state)
+                vars(run).update(content["progress"])
+            elif resume != "auto" and (folder / LAST).is_file():
+                last = load_checkpoint(folder / LAST)
+                _same_run(last.extra, identity, folder / LAST)
+                if last.extra["fit"]["stopped"]:
+                    model.load_state_dict(last.model.state_dict())
+                    return FitResult.load(folder)
+        except CheckpointError as error:
+            if resume != "auto":
+                raise
+            warnings.warn(f"{error}. Starting anew.", TrainingWarning, stacklevel=2)
+    if not accelerator.is_main_process:  # only the first process writes
+        folder, on_epoch, progress = None, (), False
+    for callback in () if run.history or run.batches else on_epoch:
+        callback(0, kept.eval(), {})
+    if tracking != "none":  # TensorBoard hides what comes again of an earlier run's curves
+        how = {"tensorboard": {"purge_step": len(run.history) + 1}}
+        how["wandb"] = {"dir": str(accelerator.project_dir)}
+        accelerator.init_trackers("unetlib", identity, how)
     bar = tqdm(
         total=config.epochs * steps,
-        initial=(state.at.epoch - 1) * steps + state.at.batches,
-        disable=not (progress and processes.is_main),
-        # in a notebook's or a log's stream every refresh is kept: fewer
-        mininterval=0.2 if sys.stderr.isatty() else 3,
+        initial=len(run.history) * steps + run.batches,
+        disable=not progress,
+        mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
         unit="batch",
     )
-    with bar:
-        try:
-            while not (stopped := _ended(config, state)):
-                epoch = state.at.epoch
-                row, timing = engine.train_epoch(state, train_loader, bar, keeper.after_step)
-                if val_loader is not None:
-                    row |= engine.validate(val_loader)
-                engine.schedule.epoch_end(row.get("val_iou", -row["train_loss"]))
-                keeper.keep(state, row, timing)
-                for callback in on_epoch if processes.is_main else ():
-                    callback(epoch, engine.eval_model, row | timing)
-                state.empty_epochs = state.empty_epochs + 1 if _is_all_background(row) else 0
-                if state.empty_epochs == EMPTY_EPOCHS:
-                    warnings.warn(_all_background(row), TrainingWarning, stacklevel=2)
-                state.at = Progress(epoch + 1)
-                keeper.save_state(state)
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-    paths = keeper.close(state, stopped)
-    processes.unwrap(model)
-    if engine.ema is not None:
-        model.load_state_dict(engine.ema.model.state_dict())
-    processes.leave()
+    saved = time.monotonic()
+
+    def save_state() -> None:
+        if folder:
+            states = {name: part.state_dict() for name, part in parts.items() if part}
+            content = {"identity": identity, "parts": states, "progress": vars(run)}
+            checkpoint.write_file(folder / STATE, content)
+
+    def forward(network: nn.Module, batch) -> tuple:
+        """Logits (a dict of them while a U²-Net trains), target, {"loss": ..., "dice_loss": ...}"""
+        images = batch[0].to(accelerator.device, memory_format=layout)
+        with accelerator.autocast():
+            logits, target = network(images), batch[1].to(accelerator.device)
+        terms = loss(logits, target).items()
+        return logits, target, {k if k == "loss" else f"{k}_loss": value for k, value in terms}
+
+    try:
+        while not (stopped := _ended(run.history, config)):
+            epoch = len(run.history) + 1
+            torch.manual_seed(hash((config.seed, epoch)))  # for loaders that draw from it
+            train.set_epoch(epoch)
+            model.train()
+            run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
+            rest = accelerator.skip_first_batches(train, run.batches) if run.batches else train
+            before, waited = run.sums.get("images", 0), 0.0
+            start = asked = time.perf_counter()
+            for number, batch in enumerate(rest, run.batches):
+                waited += time.perf_counter() - asked
+                # the last group of batches in an epoch may be smaller
+                group = min(config.accumulate, steps - number + number % config.accumulate)
+                complete = number % config.accumulate == group - 1
+                torch.manual_seed(hash((config.seed, epoch, number, accelerator.process_index)))
+                # while gradients are only added up, processes need not talk
+                with nullcontext() if complete else accelerator.no_sync(parallel):
+                    terms = forward(network, batch)[2]
+                    accelerator.backward(terms["loss"] / group)
+                if complete:
+                    if config.clip:
+                        accelerator.clip_grad_norm_(model.parameters(), config.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    if config.schedule != "plateau" and not optimizer.step_was_skipped:
+                        schedule.step()
+                    if ema:
+                        ema.update_parameters(model)
+                _add(run.sums, terms, len(batch[0]))
+                run.batches = number + 1
+                mean = run.sums["loss"] / run.sums["images"]
+                if not math.isfinite(mean):
+                    where = f"epoch {epoch}, batch {number + 1}, lr {config.lr:g}"
+                    raise TrainingError(f"the loss is no longer a finite number ({where})")
+                bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, loss {mean:.3f}", False)
+                bar.update()
+                if complete and time.monotonic() - saved > save_seconds:
+                    save_state()
+                    saved = time.monotonic()
+                asked = time.perf_counter()
+            spent = time.perf_counter() - start
+            speed = (run.sums["images"] - before) * world / spent
+            timing = {"seconds": spent, "images_per_second": speed, "data_wait": waited / spent}
+            row = {"epoch": epoch, "lr": run.lr, **_means("train", run.sums)}
+
+            if val is not None:  # the whole set, whichever process saw which photo
+                kept.eval()
+                sums: dict[str, float] = {}
+                for buffer in kept.buffers() if world > 1 else ():  # batch norms saw other photos
+                    dist.broadcast(buffer, 0)
+                with torch.inference_mode():
+                    for batch in val:
+                        logits, target, terms = forward(kept, batch)
+                        c = count((logits > 0).cpu(), (target >= 0.5).cpu())  # 0: probability 0.5
+                        terms |= {"iou": c.iou().mean(), "dice": c.dice().mean()}
+                        _add(sums, terms | {"accuracy": c.accuracy().mean()}, len(target))
+                row |= _means("val", sums)
+            if config.schedule == "plateau":
+                schedule.step(_score(row))
+
+            run.history.append(row)
+            run.timings.append(timing)
+            run.lr, run.batches, run.sums = 0.0, 0, {}
+            if folder:
+                fit = {"timings": run.timings, "stopped": _ended(run.history, config)}
+                about = (extra or {}) | {"fit": fit, "identity": identity, "config": asdict(config)}
+                now = Checkpoint(kept, preprocess, epoch, row, list(run.history), about)
+                if _best(run.history) is row:
+                    save_checkpoint(folder / BEST, now)
+                save_checkpoint(folder / LAST, now)
+            for callback in on_epoch:
+                callback(epoch, kept.eval(), row | timing)
+            accelerator.log({k.replace("_", "/", 1): v for k, v in (row | timing).items()}, epoch)
+            save_state()
+        if folder:
+            (folder / STATE).unlink(missing_ok=True)  # it was as large as three checkpoints
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("memory ran out: lower batch_size or image_size") from error
+    bar.close()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    model.load_state_dict(kept.state_dict())
     model.eval()
-    return FitResult(state.history, state.timings, state.best_epoch, *paths, stopped)
+    accelerator.wait_for_everyone()
+    paths = (folder / BEST, folder / LAST) if folder and run.history else ()
+    return FitResult(run.history, run.timings, stopped, *paths)
 
 
-def _ended(config: TrainConfig, state: State) -> str:
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD (with Nesterov momentum) over the model's parameters.
+
+    Weight decay pulls the convolutions' weights only: decoupled from the gradient in AdamW
+    (https://arxiv.org/abs/1711.05101), as an L2 penalty in Adam and SGD. With `encoder_lr` the
+    parameters of the network's `encoder` are groups of their own.
+    """
+    found: dict[tuple[float, float], list] = {}
+    for name, p in model.named_parameters():
+        lr = config.lr * (config.encoder_lr if name.startswith("encoder.") else 1.0)
+        if p.requires_grad:
+            found.setdefault((lr, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    groups = [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in found.items()]
+    fused = {p.device.type for p in model.parameters()} <= {"cpu", "cuda"}  # one kernel for all
+    if config.optimizer == "sgd":
+        how = {"momentum": config.momentum, "nesterov": config.momentum > 0}
+        return torch.optim.SGD(groups, fused=fused, **how)
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return make(groups, fused=fused)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
+) -> LRScheduler:
+    """The learning rate over time, stepped after every step ("plateau": with each epoch's score).
+
+    "plateau" and "onecycle" are PyTorch's; onecycle is a cosine up from 1/25, and one down to
+    nearly 0 (https://arxiv.org/abs/1708.07120). The others rise over the share `config.warmup` of
+    the steps; then "step" takes `gamma` after every `step_epochs` epochs, "exponential" and
+    "cosine" (https://arxiv.org/abs/1608.03983) fall to `final_lr`.
+    """
+    name, total = config.schedule, config.epochs * steps_per_epoch
+    if name == "plateau":
+        return ReduceLROnPlateau(optimizer, "max", config.gamma, config.patience)
+    if name == "onecycle":
+        total = max(3, total)  # with less it divides by 0
+        rise = max(2 / total, 0.1 if config.warmup < 0 else config.warmup)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, rates, total, pct_start=rise, cycle_momentum=False)
+    warm, end = max(0, config.warmup) * total, config.final_lr
+
+    def share(step: int) -> float:
+        if step < warm:
+            return min(1, (step + 1) / warm)
+        t = (step - warm) / max(1, total - warm)
+        return {
+            "constant": 1.0,
+            "step": config.gamma ** (step // (config.step_epochs * steps_per_epoch)),
+            "exponential": end**t,
+            "cosine": end + (1 - end) * (1 + math.cos(math.pi * t)) / 2,
+        }[name]
+
+    return LambdaLR(optimizer, share)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type to compute in; weights stay float32. "auto": bfloat16 where the hardware has it,
+    float16 on older NVIDIA GPUs, else float32. Raises ValueError for float16 away from CUDA."""
+    if name == "float16" and device.type != "cuda":
+        raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+
+
+def launch(function: Callable, arguments: tuple, processes: int) -> None:
+    """Call function(*arguments) in so many forked processes that train together, before any CUDA
+    call. Raises RuntimeError when one of them fails, which ends the others."""
+    _forget_accelerator()
+    try:
+        notebook_launcher(function, arguments, processes, use_port=str(get_free_port()))
+    except ChildFailedError as error:
+        rank = error.get_first_failure()[0]
+        raise RuntimeError(f"process {rank} failed, which ended the training: see above") from error
+
+
+def _forget_accelerator() -> None:
+    """Accelerate keeps its first settings for good; the next training may want others."""
+    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    GradientState._reset_state()
+
+
+def _share(accelerator, batches: Iterable, even: bool) -> DataLoader:
+    """The batches of this process; `even`: as many as every other process has."""
+    if not isinstance(batches, DataLoader):
+        batches = DataLoader(list(batches), batch_size=1, collate_fn=itemgetter(0))
+    accelerator.even_batches = even
+    return accelerator.prepare_data_loader(batches)
+
+
+def _same_run(content: dict, ours: dict, path: Path) -> None:
+    """Raises CheckpointError where the file's content is of a run with other settings."""
+    theirs = content.get("identity", {})
+    found = [f"{k}: {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
+    if found:
+        raise CheckpointError(f"{path} is of another training ({'; '.join(found[:3])})")
+
+
+def _add(sums: dict, means: dict, images: int) -> None:
+    """Add a batch's means, times its number of images, to the sums."""
+    for name, value in {"images": np.float64(1), **means}.items():
+        sums[name] = sums.get(name, 0.0) + value.item() * images
+
+
+def _means(phase: str, sums: dict) -> dict[str, float]:
+    """Means over the images of all processes: {"val_loss": ..., "val_iou": ..., ...}"""
+    parts = gather_object([sums])
+    totals = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
+    images = totals.pop("images")
+    return {f"{phase}_{name}": total / images for name, total in totals.items()}
+
+
+def _score(row: dict) -> float:
+    return row.get("val_iou", -row["train_loss"])
+
+
+def _best(history: list[dict]) -> dict:
+    return max(history, key=_score, default={})
+
+
+def _ended(history: list[dict], config: TrainConfig) -> str:
     """Why there is no further epoch; "" where there is."""
-    if config.early_stop and state.at.epoch - 1 - state.best_epoch >= config.early_stop:
+    if config.early_stop and len(history) - _best(history).get("epoch", 0) >= config.early_stop:
         return "early stop"
-    return "finished" if state.at.epoch > config.epochs else ""
-
-
-def _is_all_background(row: dict) -> bool:
-    return row.get("val_foreground") == 0 and row["val_foreground_true"] > 0
-
-
-def _all_background(row: dict) -> str:
-    return (
-        f"for {EMPTY_EPOCHS} epochs the model has called every pixel of the validation set "
-        f"background, while {row['val_foreground_true']:.1%} of them are foreground. If it does "
-        "not recover: use loss='bce_dice' or 'dice', a smaller lr, or check that the masks are not "
-        "inverted or empty."
-    )
+    return "finished" if len(history) >= config.epochs else ""

@@ -12,12 +12,12 @@ from PIL import Image
 from skimage import data
 
 from unetlib.cutting import Recipe, cut_photo
-from unetlib.data import load_image
+from unetlib.data.images import load_image
 from unetlib.data.synthetic import generate_sample
 from unetlib.predict import Predictor
 
 HEIGHT, GAP, SMALL = 360, 6, 177
-SAMPLES = (1, 13, 33, 36)  # of a seed that no notebook trains on
+SAMPLES = (17, 22, 11, 28)  # of a seed that no notebook trains on
 BACKGROUNDS = ("#0a4678", "#e8b04a", "#3f8f6b", "#b7472a")
 
 

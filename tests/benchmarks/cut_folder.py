@@ -44,7 +44,7 @@ def draw_photos(folder: Path, count: int) -> None:
 
 def random_network(path: Path) -> Path:
     from unetlib.checkpoint import Checkpoint
-    from unetlib.data import Preprocess
+    from unetlib.data.preprocess import Preprocess
     from unetlib.export import export_onnx
     from unetlib.models import build_model
 

@@ -22,7 +22,7 @@ import numpy as np
 from pymatting import estimate_alpha_cf, estimate_foreground_ml
 from scipy.ndimage import binary_erosion
 
-from unetlib.data.split import split_fraction
+from unetlib.data.pairs import split_fraction
 from unetlib.data.synthetic import generate_sample
 from unetlib.matting import cut_out, soft_to_alpha
 from unetlib.matting.refine import guided

@@ -40,7 +40,8 @@ def write_pairs(folder: Path, count: int, height: int = 96, width: int = 128) ->
 
 
 def load_one_epoch(folder: str, size: int, workers: int) -> None:
-    from unetlib.data import make_loaders, open_source
+    from unetlib.data.dataset import make_loaders
+    from unetlib.data.sources import open_source
 
     start = time.perf_counter()
     train, val = make_loaders(open_source("folder", folder), size, 16, workers=workers)

@@ -22,7 +22,9 @@ import cv2
 import numpy as np
 import yaml
 
-from unetlib.data import binarize, load_pair, open_settings
+from unetlib.data.images import binarize
+from unetlib.data.pairs import load_pair
+from unetlib.data.sources import open_settings
 from unetlib.matting import cut_out
 from unetlib.metrics import count
 from unetlib.predict import Predictor

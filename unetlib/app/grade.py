@@ -1,225 +1,397 @@
-"""The command `unetlib grade`: points for a run, or for each submission in a folder."""
+"""The command `unetlib grade`: a submission's notebooks run again, and get points by a rubric.
 
-import csv
-import io
+Its code runs on a copy, in processes that are ended when they take too long or too much memory.
+This protects from mistakes; it is no sandbox against ill will.
+"""
+
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from unetlib.app.limits import GIGABYTE, Limits
-from unetlib.app.marks import Grade, Mark, apply_rubric
-from unetlib.app.markup import template
-from unetlib.app.rubric import DEFAULT, Chapter, Item, read_course, read_rubric
-from unetlib.app.runner import Runner
-from unetlib.app.submission import CHECKPOINT, as_it_is, find_notebook, find_submissions, outputs_of
-from unetlib.paths import find_input, resolve, sha256, write_whole
+import unetlib
+from unetlib.app import run
+from unetlib.app.pages import code, write_page
+from unetlib.errors import hint
+from unetlib.paths import find_input, resolve, whole, write_whole
 
-NOT_GRADED = "not graded"
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+RUBRIC = Path(__file__).with_name("rubric.yaml")
+KINDS = ("notebook", "exercise", "file", "metric")
+KEYS = ("title", "points", "at_least", "at_most", "at_least_bytes", "partial")
+SETTINGS = {"source": "synthetic", "source_root": "", "count": 800, "image_size": 96, "seed": 0}
+TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
+LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
+UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
+START = 60  # seconds in which a notebook's Python starts, on a slow machine
+MARK = "UNETLIB_GRADING"  # in the environment of all that a submission starts: it is found by it
+IMPORT = """import importlib, unetlib.exercise  # whatever a cell did to it
+importlib.reload(unetlib.exercise)
+from unetlib.exercise import exercise
+"""
 
 
-def grade_run(folder: Path, rubric_file: Path | None = None) -> Grade:
-    """Grade a run of one's own by what is in its folder: nothing is run, metrics.json is believed.
+def read_notebook(path: Path):
+    """A notebook of anybody's. Raises ValueError where the file is none."""
+    import nbformat
 
-    Writes grade.json and grade.html there. A run that failed gets fewer points, and no error.
-    """
-    course = read_course()
-    items = read_rubric(rubric_file, course)
-    return grade_all({folder.name: folder}, items, course, lambda _: folder, as_is=True)[0]
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # a file may be broken in any way
+        raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
+    return notebook
 
 
-def grade_all(
-    folders: dict[str, Path],
-    items: list[Item],
-    course: dict[str, Chapter],
-    into: Callable[[str], Path],
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
-    jobs: int = 1,
-    source: str = "",
-    as_is: bool = False,
-    echo: Callable[[str], None] = lambda text: None,
-) -> list[Grade]:
-    """Grade submissions, ``jobs`` at a time, and write the files of each to ``into``(name).
+def code_cells(notebook) -> list:
+    """The cells that hold code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
-    On Ctrl-C all that runs is ended, and the grades so far are returned.
-    """
-    grades: dict[str, Grade] = {}
-    stop, shared = threading.Event(), shared_files(folders, course)
 
-    def one(name: str) -> Grade | None:
+def checks(notebook) -> dict[str, Any]:
+    """The check cells of a notebook of the course by grade_id, as nbgrader's metadata tells."""
+    about = [(cell.metadata.get("nbgrader", {}), cell) for cell in code_cells(notebook)]
+    return {marks.grade_id: cell for marks, cell in about if marks.get("grade")}
+
+
+def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
+    """The items of a rubric with kind, name and title. Raises ValueError naming file and item."""
+    import yaml
+
+    from unetlib.metrics import SCORES
+
+    exercises = [name for notebook in course.values() for name in checks(notebook)]
+    known = {"notebook": [*course], "exercise": ["all", *course, *exercises], "metric": [*SCORES]}
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["items"]
+        items = [row | {"points": float(row["points"])} for row in rows]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} should be YAML like that of --show-rubric ({error})") from error
+    for number, item in enumerate(items, 1):
+        kind = next((kind for kind in KINDS if kind in item), "")
+        if not kind or not item.keys() <= {kind, *KEYS}:
+            raise ValueError(f"{path}, item {number}: one of {KINDS} is needed, and some of {KEYS}")
+        name = str(item[kind])
+        if name not in known.get(kind, [name]):
+            names = f"{hint(name, known[kind])} Known: {', '.join(known[kind])}"
+            raise ValueError(f"{path}, item {number}: no {kind} {name!r}.{names}")
+        item |= {"kind": kind, "name": name, "title": str(item.get("title", f"{kind} {name}"))}
+    return items
+
+
+def find_submissions(paths: tuple[str, ...]) -> list[Path]:
+    """The folders of the submissions; a path is the name of a run, a submission, or a folder of
+    submissions. Raises ValueError where there is none."""
+    found = []
+    for path in paths:
+        folder = resolve(run.RUNS) / path
+        folder = folder if folder.is_dir() else find_input(path).resolve()
+        top = [folder.glob(kind) for kind in ("metrics.json", "*.ipynb", "notebooks/*.ipynb")]
+        found += [folder] if any(map(list, top)) else sorted(folder.glob("[!._]*/"))
+    if not any(find(folder, kind) for folder in found for kind in ("*.ipynb", "metrics.json")):
+        raise ValueError("name a run, a submission (a folder with notebooks) or a folder of them")
+    return found
+
+
+def find(folder: Path, pattern: str) -> Path | None:
+    """The file that fits and is as high up as possible, and the newest of these."""
+    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    return min(files, key=lambda path: (len(path.parts), -path.stat().st_mtime), default=None)
+
+
+@dataclass
+class Grader:
+    """Grades submissions. `work` is a folder that the caller removes, `memory` is in GB, and a cell
+    may take `timeout` seconds, a notebook 4 times and a submission 8 times as long."""
+
+    course: dict[str, Any]
+    items: list[dict]
+    work: Path
+    timeout: float
+    memory: float
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def grade(self, folder: Path) -> dict:
+        """Points for one submission; writes grade.json and grade.html to its folder."""
+        import nbformat
+        import pandas as pd
+
+        place = Path(tempfile.mkdtemp(dir=self.work))
+        copy = place / "submission"
+        shutil.copytree(folder, copy, ignore=UNWANTED, symlinks=True)
+        for link in [path for path in copy.rglob("*") if path.is_symlink()]:
+            link.unlink()  # it may lead out of the submission
+        (place / "outputs").mkdir()
+        record = find(copy, "metrics.json")
+        outputs = [record.parent if record else copy, place / "outputs"]
+        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}, "flags": []}
         try:
-            if as_is:
-                evidence = as_it_is(folders[name], course)
-            else:
-                evidence = runner.run(name, folders[name], into(name) / "executed")
-            if stop.is_set():
-                return None
-            evidence.flags += shared[name]
-            grade = apply_rubric(name, items, evidence, course)
-            write_grade(grade, into(name))
-        except Exception as error:  # whatever is wrong with it, the others are graded
-            marks = [Mark(item.title, 0, item.points, NOT_GRADED) for item in items]
-            return Grade(name, marks, [f"{NOT_GRADED}: {str(error)[:300]}"])
-        shutil.rmtree(Path(work) / name, ignore_errors=True)
+            facts["scores"] = self.measure(copy, outputs[0], place)
+        except Exception as error:  # a file may be broken in any way
+            facts["flags"].append(str(error)[:1000])
+        end = time.monotonic() + 8 * self.timeout + START * len(self.course)
+        for stem, original in self.course.items():
+            reason, notebook = f"there is no notebook {stem}", None
+            if path := find(copy, f"*{stem[:3]}*.ipynb"):
+                try:
+                    notebook = read_notebook(path)
+                    use_own_checks(notebook, original, place)
+                    nbformat.write(notebook, path)
+                    seconds = min(START + 4 * self.timeout, end - time.monotonic())
+                    reason = self.limited("run_cells", path, place, seconds)
+                    notebook = read_notebook(path)
+                except ValueError as error:
+                    reason = str(error)
+            read_executed(facts, stem, original, notebook, reason)
+        results = [give_points(item, facts) for item in self.items]
+        grade = summary(folder.name, results, facts["flags"])
+        shutil.rmtree(place, ignore_errors=True)
+        write_whole(folder / "grade.json", json.dumps(grade, indent=2).encode())
+        table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
+        points = f"## {grade['points']:g} of {grade['out_of']:g} points"
+        write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
         return grade
 
-    with tempfile.TemporaryDirectory(prefix="unetlib-grade-", ignore_cleanup_errors=True) as work:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        runner = Runner(course, Path(work), limits, source, stop, threads)
-        with ThreadPoolExecutor(jobs) as pool:
-            left = {pool.submit(one, name) for name in folders}
-            try:
-                while left:  # with a timeout: on Windows a wait without one is deaf to Ctrl-C
-                    done, left = wait(left, 0.5, FIRST_COMPLETED)
-                    for grade in filter(None, (task.result() for task in done)):
-                        grades[grade.submission] = grade
-                        flags = f"  ({', '.join(grade.flags)})" if grade.flags else ""
-                        echo(
-                            f"  {grade.submission:<24} {grade.points:g} of {grade.out_of:g}{flags}"
-                        )
-            except BaseException as error:  # Ctrl-C, or a closed pipe where echo writes to
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                if not isinstance(error, KeyboardInterrupt):
-                    raise
-                echo(f"stopped with Ctrl-C: {len(grades)} of {len(folders)} graded")
-    return [grades[name] for name in folders if name in grades]
+    def measure(self, copy: Path, handed_in: Path, place: Path) -> dict[str, float]:
+        """The scores of the checkpoint that was handed in. Raises ValueError if those in
+        metrics.json are others, or if something is missing."""
+        record, notebook = run.read_record(handed_in), find(copy, "*04_*.ipynb")
+        claimed, about = record["evaluation"], record["run"]
+        if not claimed:
+            raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
+        asked = SETTINGS | (run.declared_parameters(notebook) if notebook else {})
+        asked |= run.PRESETS.get(about.get("preset"), {}) | about.get("parameters", {})
+        if asked["source_root"] or asked["source"] != "synthetic":
+            raise ValueError("the scores are of photos that cannot be drawn again")
+        photos = {key: asked[key] for key in SETTINGS} | {"data_dir": f"{place}/photos"}
+        job = {"photos": photos, "threshold": claimed.get("threshold", 0.5)}
+        file, network = place / "job.json", handed_in / "checkpoints" / "best_model.pth"
+        file.write_text(json.dumps(job | {"network": str(network)}))
+        if reason := self.limited("measure_checkpoint", file, place, 600 + self.timeout):
+            raise ValueError(f"the network could not be measured: {reason}")
+        scores = json.loads(file.read_text())
+        for name in scores.keys() & {key for key in claimed if claimed[key] is not None}:
+            claim, value = claimed[name], scores[name]
+            if not isinstance(claim, float) or abs(claim - value) > TOLERANCE:
+                raise ValueError(f"forged: {name} {claim!s:.9}, measured was {value:.3f}")
+        return scores
+
+    def limited(self, function: str, argument: Path, place: Path, seconds: float) -> str:
+        """Call a function of this file in a process of its own, and end all that it started.
+        Returns why it was stopped ("it took more than 4 GB of memory") or failed, else ""."""
+        import psutil
+
+        mark, checkout = uuid.uuid4().hex, str(Path(unetlib.__file__).parents[1])
+        environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(place))
+        environment |= {
+            MARK: mark,
+            "PYTHONPATH": os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]),
+            "MPLCONFIGDIR": str(self.work / "matplotlib"),  # its fonts are found once
+        }
+        program = f"import sys; from unetlib.app import grade; grade.{function}(*sys.argv[1:])"
+        command = [sys.executable, "-P", "-c", program, str(argument), f"{self.timeout:g}"]
+        end, reason, log = time.monotonic() + seconds, "", place / "log.txt"
+        with open(log, "wb") as file:
+            options = {"cwd": argument.parent, "env": environment, "stdout": file, "stderr": file}
+            options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
+            process = subprocess.Popen(command, **options)
+        while process.poll() is None and not reason and not self.stop.wait(0.3):
+            taken = sum(one.info["memory_info"].rss for one in family(mark)) / 1e9
+            if time.monotonic() > end:
+                reason = f"it took longer than {seconds:.0f} s"
+            elif taken > self.memory:
+                reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
+        while living := family(mark):  # what forks while it is killed is found in the next round
+            for one in living:
+                with suppress(psutil.Error):
+                    one.kill()
+            psutil.wait_procs(living, timeout=0.1)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        if process.wait() and not reason:
+            lines = log.read_text(errors="replace").split("\n")[-2:]
+            reason = "".join(lines) or f"its process died (exit code {process.returncode})"
+        return reason
 
 
-def shared_files(folders: dict[str, Path], stems: Iterable[str]) -> dict[str, list[str]]:
-    """Flags for each submission whose network or notebook is the same file as another's.
+def family(mark: str) -> list:
+    """All processes that a submission started, also those that cut the ties to their parents."""
+    import psutil
 
-    What more than a third of the class has was handed out, or is what the defaults give.
-    """
-    owners: dict[tuple[str, str], list[str]] = {}
-    for name, folder in folders.items():
-        files = {stem: find_notebook(folder, stem) for stem in stems}
-        for part, path in {**files, "network": outputs_of(folder) / CHECKPOINT}.items():
-            with suppress(OSError):  # it is not there
-                if path:
-                    owners.setdefault((part, sha256(path)), []).append(name)
-    flags: dict[str, list[str]] = {name: [] for name in folders}
-    for (part, _), names in owners.items():
-        for name in names if 1 < len(names) <= max(2, len(folders) // 3) else []:
-            others = ", ".join(other for other in names if other != name)
-            flags[name].append(f"{part}: same file as {others}")
-    return flags
+    found = psutil.process_iter(["environ", "memory_info"])
+    return [process for process in found if (process.info["environ"] or {}).get(MARK) == mark]
 
 
-def write_grade(grade: Grade, folder: Path) -> None:
-    """Write grade.json and grade.html."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"submission": grade.submission, "points": grade.points, "out_of": grade.out_of}
-    content |= {"items": [asdict(mark) for mark in grade.items], "flags": grade.flags}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "grade.json", text.encode("utf-8", "replace"))
-    executed = sorted(p.name for p in folder.glob("executed/*.ipynb"))
-    page = template("grade.html").render(grade=grade, executed=executed, written=datetime.now())
-    write_whole(folder / "grade.html", page.encode("utf-8", "replace"))
+def run_cells(path: str, seconds: str) -> None:
+    """In a process of its own: run a notebook in place, a cell for some seconds at most. It is
+    saved after each cell: what was done counts also where this process is killed."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    late = {"ename": "Timeout", "evalue": f"it ran longer than {seconds} s", "traceback": []}
+
+    def save(cell, cell_index, execute_reply) -> None:
+        if execute_reply["content"].get("ename") == "Timeout":
+            cell.outputs.append(nbformat.v4.new_output("error", **late))
+        with whole(Path(path)) as part:
+            nbformat.write(notebook, part)
+
+    how = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
+    how |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
+    how |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
+    NotebookClient(notebook, **how).execute()
 
 
-def write_overview(grades: list[Grade], folder: Path, pages: dict[str, Path]) -> None:
-    """Write grades.csv, a line per submission, and grades.html. ``pages``: name -> grade.html."""
-    folder.mkdir(parents=True, exist_ok=True)
-    titles = [mark.title for mark in grades[0].items] if grades else []
-    file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(map(_cell, ["submission", "points", "out_of", *titles, "flags", "reason"]))
-    for grade in grades:
-        points = [mark.points for mark in grade.items]
-        row = [grade.submission, grade.points, grade.out_of, *points]
-        writer.writerow(map(_cell, [*row, "; ".join(grade.flags), grade.reason]))
-    write_whole(folder / "grades.csv", file.getvalue().encode("utf-8-sig", "replace"))
-    links = {
-        name: quote(os.fsencode(page.relative_to(folder).as_posix()))
-        if page.is_relative_to(folder)
-        else page.as_uri()
-        for name, page in pages.items()
-    }
-    page = template("grade.html").render(grades=grades, pages=links, written=datetime.now())
-    write_whole(folder / "grades.html", page.encode("utf-8", "replace"))
+def use_own_checks(notebook, original, place: Path) -> None:
+    """Put the course's checks and the smallest preset into a submission's notebook."""
+    values = run.SMOKE | {"outputs_dir": f"{place}/outputs", "data_dir": f"{place}/data"}
+    lines, own = [f"{key} = {value!r}" for key, value in values.items()], checks(original)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+        about = cell.metadata.pop("nbgrader", None)
+        if isinstance(about, dict) and (name := about.get("grade_id")) in own:
+            cell.source, cell.metadata = IMPORT + own[name].source, own[name].metadata
+        elif "\noutputs_dir = " in f"\n{cell.source}":  # also where papermill put it
+            cell.source = "\n".join([cell.source, *lines])
 
 
-def _cell(value):
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    if isinstance(value, str):
-        value = " ".join(value.split())[:2000]
-        return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
-    return value
+def read_executed(facts: dict, stem: str, original, notebook, reason: str) -> None:
+    """Take in what a notebook did, and the reason why it was stopped or is not there."""
+    cells = code_cells(notebook) if notebook else []
+    errors = [[one for one in cell.outputs if one.output_type == "error"] for cell in cells]
+    problems = [f"cell {n}: {e[-1].ename}: {e[-1].evalue}" for n, e in enumerate(errors, 1) if e]
+    ran = sum(bool(cell.execution_count) and not e for cell, e in zip(cells, errors, strict=True))
+    problem = "; ".join([*problems[:1], *filter(None, [reason])])
+    own = [c for c in code_cells(original) if "solution" not in c.metadata.get("tags", [])]
+    count = max(len(cells), len(own), 1)
+    facts["notebook"][stem] = ran / count, f"{ran} of {count} cells ran. {problem}"[:600]
+    said = run.verdicts(notebook) if notebook else {}
+    for name in checks(original):
+        verdict = said.get(name, {"hint": f"its check did not run. {problem}"})
+        solved = verdict.get("passed") is True
+        facts["exercise"][stem, name] = "" if solved else str(verdict.get("hint"))[:500]
+
+
+def measure_checkpoint(path: str, _: str) -> None:
+    """In a process of its own: put into a file what the network that it names reaches on the
+    validation photos that it names."""
+    from unetlib.data.sources import open_settings
+    from unetlib.evaluate import measure
+    from unetlib.predict import Predictor
+
+    job = json.loads(Path(path).read_text())
+    photos = open_settings(**job["photos"]).val
+    found = measure(Predictor(job["network"]), photos, job["threshold"])
+    means = found.summary(resamples=1)["mean"].to_dict() | {"photos": float(len(found.table))}
+    Path(path).write_text(json.dumps(means))
+
+
+def give_points(item: dict, facts: dict) -> dict:
+    """Title, points, out_of and the reason of one item."""
+    kind, name, limit = item["kind"], item["name"], item.get("at_least", item.get("at_most", 1))
+    if kind == "notebook":
+        share, reason = facts["notebook"][name]
+    elif kind == "exercise":
+        asked = {key[1]: why for key, why in facts["exercise"].items() if name in ("all", *key)}
+        wrong = [f"{exercise}: {why}" for exercise, why in asked.items() if why]
+        share, reason = 1 - len(wrong) / max(1, len(asked)), "; ".join(wrong) or "solved"
+    elif kind == "file":
+        least = item.get("at_least_bytes", 1)
+        files = [file for folder in facts["outputs"] for file in folder.glob(name)]
+        count = len({file.name for file in files if file.lstat().st_size >= least})
+        share, reason = count >= limit, f"{count} such files, asked is {limit:g}"
+    elif name not in facts["scores"]:
+        share, reason = 0, "the scores do not count, see the flags"
+    else:
+        value, sign = facts["scores"][name], -1 if "at_most" in item else 1
+        steps = {limit: item["points"]} | item.get("partial", {})
+        reached = [points for step, points in steps.items() if sign * value >= sign * step]
+        share = max(reached, default=0) / (item["points"] or 1)
+        reason = f"{name} {value:.3f} on {facts['scores']['photos']:g} photos, asked is {limit:g}"
+    points = round(share * item["points"], 2)
+    return {"title": item["title"], "points": points, "out_of": item["points"], "reason": reason}
+
+
+def summary(name: str, results: list[dict], flags: list[str]) -> dict:
+    """A submission's points, as they stand in grade.json."""
+    points, out_of = (sum(result[key] for result in results) for key in ("points", "out_of"))
+    grade = {"submission": name, "points": round(points, 2), "out_of": out_of}
+    return grade | {"flags": "; ".join(flags), "items": results}
+
+
+def write_overview(grades: dict[Path, dict], folder: Path) -> None:
+    """Write grades.csv and grades.html, a line per submission, from folder -> grade."""
+    import pandas as pd
+
+    rows, links = [], []
+    for place, grade in grades.items():
+        row = {key: grade[key] for key in ("submission", "points", "out_of", "flags")}
+        rows.append(row | {item["title"]: item["points"] for item in grade["items"]})
+        page = quote(os.path.relpath(place / "grade.html", folder))
+        links.append(f"- [{code(grade['submission'])}]({page}) {code(grade['flags'])}")
+    table = pd.DataFrame(rows)
+    write_page(folder / "grades.html", "Grades", [table.set_index("submission"), "\n".join(links)])
+    table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # else it would be a formula
+    write_whole(folder / "grades.csv", table.to_csv(index=False).encode("utf-8-sig", "replace"))
 
 
 @click.command(short_help="Grade a run, or a folder of submissions.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
-@click.option("--as-is", is_flag=True, help="Run nothing: believe what the notebooks show.")
-@click.option(
-    "--source", default="", metavar="SPEC", help="Photos of the runs that did not use drawn ones."
-)
-@click.option(
-    "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Submissions at a time."
-)
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
 @click.option("--timeout", default=300.0, metavar="SECONDS", help="Longest a cell may take [300].")
 @click.option("--memory", default=4.0, metavar="GB", help="What a submission may take [4].")
-@click.option("-o", "--into", metavar="DIR", help="Where to [beside each submission].")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
-def grade(paths, rubric_file, show_rubric, as_is, source, jobs, timeout, memory, into) -> None:
+def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     """Give points by a rubric. PATH is a run (folder or name), a submission or a folder of them.
 
     A submission is a folder with the course's notebooks and their outputs. Its notebooks are run
-    in a copy, with the smoke preset and the course's own checks of the exercises; a cell may take
-    --timeout seconds, a notebook 4 times, all of them 8 times as long. Scores count if its
-    checkpoint gives them again: on the same photos, drawn again or taken from --source.
+    in a copy, with the smoke preset and the course's own checks; a notebook may take 4 times
+    --timeout, all of them 8 times. Scores count if the checkpoint gives them again.
 
     Writes grade.json and grade.html for each, grades.csv and grades.html for several. This is no
     sandbox: code of people you do not trust belongs on a machine that holds nothing else.
     """
     if show_rubric:
-        click.echo(DEFAULT.read_text(encoding="utf-8"), nl=False)
+        click.echo(RUBRIC.read_text(encoding="utf-8"), nl=False)
         return
-    if not paths:
-        raise click.UsageError("what is to be graded? PATH is a run or a folder of submissions")
-    limits = Limits(timeout, memory * GIGABYTE)
-    course = read_course()
-    items = read_rubric(find_input(rubric_file) if rubric_file else None, course)
-    if source:
-        from unetlib.data.sources import absolute_spec
-
-        source = absolute_spec(source)
-    folders, parent = find_submissions(paths)
-    target = Path(into).expanduser().absolute() if into else parent
-    several = parent is not None or len(folders) > 1
-    files = parent.iterdir() if parent else ()
-    if packed := sorted(p.name for p in files if p.suffix.lower() in ARCHIVES):
-        click.echo(f"not looked into, unpack them first: {', '.join(packed)}", err=True)
-
-    def folder_of(name: str) -> Path:
-        return folders[name] if not into else target / name if several else target
-
-    click.echo(f"{len(folders)} to grade, {sum(item.points for item in items):g} points each")
-    grades = grade_all(
-        folders, items, course, folder_of, limits, jobs, source, as_is, echo=click.echo
-    )
-    if several:
-        target = target or resolve("outputs/grades")
-        pages = {name: folder_of(name) / "grade.html" for name in folders}
-        write_overview(grades, target, pages)
-        click.echo(f"table: {target / 'grades.csv'}\npage: {target / 'grades.html'}")
-    elif grades:
-        click.echo(f"{grades[0].reason}\npage: {folder_of(grades[0].submission) / 'grade.html'}")
-    failed = [one for one in grades if any(NOT_GRADED in flag for flag in one.flags)]
-    if len(grades) < len(folders):
-        sys.exit(130)
-    sys.exit(1 if len(failed) == len(grades) else 0)
+    course = {path.stem: read_notebook(path) for path in run.find_notebooks()}
+    items = read_rubric(find_input(rubric_file) if rubric_file else RUBRIC, course)
+    folders, grades = find_submissions(paths), {}
+    zero = [{"title": item["title"], "points": 0, "out_of": item["points"]} for item in items]
+    temporary = tempfile.TemporaryDirectory(prefix="unetlib-", ignore_cleanup_errors=True)
+    with temporary as work, ThreadPoolExecutor(jobs) as pool:
+        grader = Grader(course, items, Path(work), timeout, memory)
+        tasks = {pool.submit(grader.grade, folder): folder for folder in folders}
+        try:
+            for task in as_completed(tasks):
+                name, error = (
+                    tasks[task].name,
+                    task.exception(),
+                )  # the others are graded all the same
+                grade = summary(name, zero, [f"not graded: {error}"]) if error else task.result()
+                click.echo(f"  {name:<24} {grade['points']:g} of {grade['out_of']:g}")
+                grades[tasks[task]] = grade
+        finally:  # also after Ctrl-C
+            grader.stop.set()
+            pool.shutdown(cancel_futures=True)
+    if len(folders) > 1:
+        place = folders[0].parent
+        write_overview({folder: grades[folder] for folder in folders}, place)
+        click.echo(f"table: {place / 'grades.csv'}\npage: {place / 'grades.html'}")

@@ -1,178 +1,208 @@
-"""A whole training from its settings: `unetlib train`, which 03_train shows step by step."""
+"""The command `unetlib train`: a whole training from its settings, as 03_train shows it."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
 
-import numpy as np
-import torch
-import yaml
-from torch import nn
+import click
 
-from unetlib import pretrained
-from unetlib.app.runs import keep_own, runs_dir
-from unetlib.checkpoint import CheckpointError, load_checkpoint, load_weights, read_file
-from unetlib.config import TrainOptions
-from unetlib.data import make_loaders, open_settings
-from unetlib.data.sources import absolute_spec
-from unetlib.device import describe_device
-from unetlib.distributed import Processes, launch, world_size
-from unetlib.keeper import STATE_FILE, identity
-from unetlib.losses import build_loss
-from unetlib.models import build_model, count_parameters
-from unetlib.optim import choose_precision
+from unetlib.config import CACHES, PRESETS, SAMPLINGS, TrainConfig, setting
+from unetlib.errors import hint
 from unetlib.paths import find_input, resolve, whole, write_whole
-from unetlib.timelapse import Timelapse
-from unetlib.tracking import Tracker
-from unetlib.training import FitResult, fit, seed_everything
 
-FOLLOWED = 4  # val photos in the timelapse and among the tracked pictures
+# what the earlier systems called them
+OLD = {"source_root": "data_root", "image_size": "img_size", "init_from": "pretrained_checkpoint"}
+RESUME, TRACKERS = ("auto", "yes", "no"), ("tensorboard", "wandb", "none")
 
 
-def train(options: TrainOptions, echo: Callable[[str], None] = print) -> FitResult:
+@dataclass(frozen=True)
+class TrainOptions(TrainConfig):
+    """A whole training by names: the options of `unetlib train` and keys of its YAML file.
+
+    Raises ValueError for a value that makes no sense, naming it.
+    """
+
+    source: str = setting("synthetic", "which photos: synthetic, folder, 'coco + folder:a', ...")
+    source_root: str = setting("", "folder with the photos; alone it means the source folder")
+    data_dir: str = setting("data", "where the synthetic photos are drawn into")
+    outputs_dir: str = setting("outputs", "where checkpoints, timelapse and curves go")
+    count: int = setting(800, "how many synthetic photos, train and val together", low=2)
+    val_fraction: float = setting(0.2, "share held out for judging; 0: none", low=0, below=1)
+    exclude: str = setting("", "ids of photos to leave out, with spaces between them")
+    image_size: int = setting(96, "height and width that all photos are resized to", low=1)
+    batch_size: int = setting(8, "photos in a batch (of each process)", low=1)
+    augment: str = setting("light", "how much training photos are varied", PRESETS)
+    sampling: str = setting("uniform", "which photos come more often than others", SAMPLINGS)
+    cache: str = setting("auto", "where decoded photos are kept", CACHES)
+    workers: int = setting(-1, "processes that load photos; -1: as many as pay", low=-1)
+    model: str = setting("unet_small", "which network; an unknown name lists all")
+    base: int = setting(0, "for U-Nets: channels of the first level; 0: the model's own", low=0)
+    depth: int = setting(0, "for U-Nets: how often a photo is halved; 0: the model's own", low=0)
+    pretrained: bool = setting(False, "for backbones: begin with ImageNet weights (a download)")
+    loss: str = setting("bce_dice", "a loss or a weighted sum of some, e.g. bce + 0.5*dice")
+    init_from: str = setting("", "network to fine-tune: people, best or a checkpoint")
+    resume: str = setting("auto", "go on with what was cut off; --no-resume: anew", RESUME)
+    device: str = setting("auto", "what computes: auto, cpu, cuda, cuda:1 or mps")
+    processes: int = setting(1, "train with so many processes, e.g. one for each GPU", low=1)
+    timelapse: bool = setting(True, "after every epoch, keep pictures of some val predictions")
+    tracking: str = setting("tensorboard", "who records the curves", TRACKERS)
+
+
+def read_options(values: dict, origin: str = "the options") -> dict[str, Any]:
+    """Settings by name for `TrainOptions(**...)`.
+
+    Understood are the earlier systems' names, `-` for `_`, and numbers that are texts (1e-3 is one
+    in YAML). Raises ValueError for a name that is no setting, or one given twice or without value.
+    """
+    kinds, found = {f.name: type(f.default) for f in fields(TrainOptions)}, {}
+    aliases = {old: name for name, old in OLD.items()}
+    for given, value in values.items():
+        name = str(given).replace("-", "_")
+        name = aliases.get(name, name)
+        if name not in kinds:
+            near = hint(name, [*kinds, *aliases])
+            raise ValueError(f"{origin}: no setting {given!r}.{near} There are {', '.join(kinds)}")
+        if name in found:
+            raise ValueError(f"{origin}: {name} is given twice, once as {given}")
+        if value is None or not str(value).strip():
+            raise ValueError(f"{origin}: {given} is empty (a variable that is not set?)")
+        if name == "resume" and isinstance(value, bool):  # YAML's yes and no are truth values
+            value = "yes" if value else "no"
+        if kinds[name] in (int, float) and isinstance(value, str):
+            with suppress(ValueError):  # TrainOptions says what it should be
+                value = kinds[name](value)
+        found[name] = value
+    return found
+
+
+def _options(command):
+    """Adds an option for each setting to a click command. One that is not given is None."""
+    how = {f.name for f in fields(TrainConfig)}  # listed behind what and where
+    for f in sorted(reversed(fields(TrainOptions)), key=lambda f: f.name not in how):
+        names = [f.name, OLD[f.name]] if f.name in OLD else [f.name]
+        names = [f"--{name.replace('_', '-')}" for name in names]
+        kind, choices = type(f.default), f.metadata["choices"]
+        if kind is bool or f.name == "resume":
+            kind, choices, names = bool, None, [f"{names[0]}/--no-{names[0][2:]}"]
+        facts = [", ".join(choices)] if choices else []
+        facts += [f"default {f.default}"] if f.default != "" else []
+        text = f.metadata["help"] + (f" [{'; '.join(facts)}]" if facts else "")
+        command = click.option(*names, f.name, type=kind, default=None, help=text)(command)
+    return command
+
+
+@click.command(short_help="Train one network on synthetic photos or your own.")
+@click.option("--config", metavar="FILE", help="YAML file with any of these settings.")
+@_options
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+def train(config, **given) -> None:
+    """Train one network, as notebook 03 does, into OUTPUTS_DIR/checkpoints.
+
+    \b
+    unetlib train                       A first try, on synthetic photos.
+    unetlib train --data-root photos    Your own: photos/images, photos/masks.
+
+    Every option is also a key of the YAML file; options win over it. A training that was cut off
+    goes on when the same command is given again. OUTPUTS_DIR/train.yaml keeps the settings.
+    """
+    import yaml
+
+    settings = {}
+    if config is not None:
+        file = find_input(config)
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is no YAML file: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} should hold lines like `epochs: 20`, not {content!r:.60}")
+        settings = read_options(content, str(file))
+    settings |= read_options({k: value for k, value in given.items() if value is not None})
+    if "source_root" in settings and settings.get("source", "synthetic") == "synthetic":
+        settings["source"] = "folder"  # synthetic photos have no such folder
+    result = run_training(TrainOptions(**settings), click.echo)
+    sys.exit(130 if result.stopped == "interrupted" else 0)
+
+
+def run_training(options: TrainOptions, echo: Callable[[str], None] = print):
     """Train, and leave checkpoints/, timelapse/, tensorboard/ and train.yaml in outputs_dir.
 
-    With `processes` above 1 it starts so many on this machine; under a launcher (`accelerate
-    launch`, `torchrun`) it is one of those that were started. Raises what `check`, `open_settings`
-    and `fit` raise. best_model.pth stays the earlier training's until this one has a better.
+    With `processes` above 1 it starts so many; under a launcher it is one of those started.
+    Returns the FitResult. Raises what `build_model`, `open_settings` and `fit` raise.
     """
-    out = check(options)
-    if options.processes > 1 and world_size() == 1:
-        launch(train, (options,), options.processes)
-        return FitResult.load(out / "checkpoints")
-    processes = Processes(options.device)
-    choose_precision(options.precision, processes.device)  # refuses what the device cannot
-    echo = echo if processes.is_main else _silent
-    loss = build_loss(options.loss)
-    seed_everything(options.seed)
-    model = build_model(options.model, **options.model_args)
-    if options.init_from:
-        path = pretrained.find_checkpoint(options.init_from)
-        load_weights(model, load_checkpoint(path).model.state_dict(), path)
-    with processes.main_first():  # who draws or decodes; the others find it done
-        source = open_settings(
-            options.source, options.source_root, options.data_dir, options.count,
-            options.image_size, options.seed, options.val_fraction, options.exclude,
-        )  # fmt: skip
-        loaders = make_loaders(
-            source, options.image_size, options.batch_size, options.augment, options.seed,
-            options.workers, cache=options.cache, cache_dir=options.cache_dir or None,
-            sampling=options.sampling,
-        )  # fmt: skip
-    echo(source.describe())
-    echo(f"{options.model}: {count_parameters(model):,} parameters")
-    several = f", {processes.world} processes" if processes.world > 1 else ""
-    echo(f"on {describe_device(processes.device)}{several}, into {out}")
-    callbacks = []
-    if processes.is_main:
-        own = identity(model, options.train_config, loss, loaders[0], processes.world)
-        goes_on = _goes_on(out / "checkpoints", options.resume, own)
-        callbacks = _callbacks(options, out, model, loaders[1], goes_on)
-        if not goes_on:
-            _keep_earlier(out / "checkpoints")
-    result = fit(
+    import numpy as np
+    import yaml
+    from accelerate import PartialState
+
+    from unetlib import pretrained, training
+    from unetlib.data.dataset import make_loaders
+    from unetlib.data.sources import open_settings
+    from unetlib.device import choose_device, describe_device
+    from unetlib.losses import build_loss
+    from unetlib.models import build_model, count_parameters
+    from unetlib.timelapse import Timelapse
+
+    o, out = options, resolve(options.outputs_dir)
+    checkpoints = out / "checkpoints"
+    # what can be wrong comes before the photos, which take time
+    loss = build_loss(o.loss)
+    init_from = o.init_from and str(pretrained.find_checkpoint(o.init_from))
+    training.seed_everything(o.seed)
+    arguments = {"base": o.base, "depth": o.depth, "pretrained": o.pretrained}
+    model = build_model(o.model, **{name: value for name, value in arguments.items() if value})
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    if o.processes > 1 and "WORLD_SIZE" not in os.environ:
+        training.launch(run_training, (o,), o.processes)
+        return training.FitResult.load(checkpoints)
+    device = choose_device(o.device)
+    state = PartialState(cpu=device.type == "cpu")
+    where = (o.source, o.source_root, o.data_dir, o.count, o.image_size, o.seed)
+    with state.main_process_first():  # who draws or downloads; the others find it done
+        source = open_settings(*where, o.val_fraction, o.exclude)
+    how = (o.image_size, o.batch_size, o.augment, o.seed, o.workers, o.cache, o.sampling)
+    loaders = make_loaders(source, *how)
+    if state.is_main_process:
+        echo(f"{source.describe()}\n{o.model}: {count_parameters(model):,} parameters")
+        echo(f"on {state.num_processes} × {describe_device(state.device)}, into {out}")
+
+    def keep_records(epoch: int, *_) -> None:
+        # before the first epoch an earlier training's checkpoints are copied under their date
+        for path in list(checkpoints.glob("????_model.pth")) if epoch == 0 else ():
+            date = datetime.fromtimestamp(path.stat().st_mtime)
+            with whole(path.with_name(f"{path.stem}-{date:%Y%m%d-%H%M%S}.pth")) as copy:
+                shutil.copy2(path, copy)
+        root = o.source_root and str(find_input(o.source_root))  # from any folder
+        settings = asdict(o) | {"init_from": init_from, "source_root": root}
+        text = yaml.safe_dump({k: v for k, v in settings.items() if v != ""}, sort_keys=False)
+        if epoch > 0:
+            write_whole(out / "train.yaml", text.encode())
+
+    callbacks: list = [keep_records]
+    if o.timelapse and loaders[1]:
+        val, rng = loaders[1].dataset, np.random.default_rng(o.seed)
+        followed = sorted(rng.choice(len(val), min(4, len(val)), replace=False).tolist())
+        callbacks.append(Timelapse(val, followed, out / "timelapse"))
+    result = training.fit(
         model,
         *loaders,
-        options.train_config,
+        TrainConfig(**{f.name: getattr(o, f.name) for f in fields(TrainConfig)}),
         loss=loss,
-        out_dir=out / "checkpoints",
-        resume=options.resume,
+        out_dir=checkpoints,
+        init_from=init_from or None,
+        resume=o.resume,
         on_epoch=callbacks,
-        device=options.device,
-        extra={"source": options.source, "image_size": options.image_size},
+        device=o.device,
+        extra=asdict(o),
+        tracking=o.tracking,
     )
-    for callback in callbacks:
-        if isinstance(callback, Tracker):
-            callback.close(result.best if result.stopped != "interrupted" else {})
-    if result.history:
+    if result.best_path:
         scores = f"val IoU {result.best['val_iou']:.3f}" if "val_iou" in result.best else "trained"
-        echo(f"{scores} in epoch {result.best_epoch}: {result.best_path} ({result.stopped})")
+        echo(f"{scores} in epoch {result.best['epoch']}: {result.best_path} ({result.stopped})")
     return result
-
-
-def check(options: TrainOptions) -> Path:
-    """Tries what can fail before any photo is drawn or read. Makes and returns the results' folder.
-
-    Raises:
-        ValueError: an unknown model or loss; arguments, a size or a batch that the model cannot
-            take.
-        OSError: a checkpoint that is not there, or results that cannot be written.
-    """
-    build_loss(options.loss)
-    if options.init_from:
-        pretrained.find_checkpoint(options.init_from)
-    size, batch = options.image_size, options.batch_size
-    arguments = {k: False if k == "pretrained" else v for k, v in options.model_args.items()}
-    with torch.device("meta"):  # shapes without numbers: quick and small for any of them
-        model = build_model(options.model, **arguments).train()
-        try:
-            model(torch.empty(batch, 3, size, size))
-        except ValueError as error:
-            raise ValueError(
-                f"{options.model} cannot train on image_size {size} and batch_size {batch}: {error}"
-            ) from error
-    out = resolve(options.outputs_dir)
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out / "checkpoints").close()
-    except OSError as error:
-        raise OSError(f"outputs_dir {out} cannot be written to: {error}") from error
-    return out
-
-
-def followed(n_val: int, seed: int) -> list[int]:
-    """The val photos that timelapse and tracking show, the same for the same seed."""
-    chosen = np.random.default_rng(seed).choice(n_val, min(FOLLOWED, n_val), replace=False)
-    return sorted(chosen.tolist())
-
-
-def _callbacks(options: TrainOptions, out: Path, model: nn.Module, val, goes_on: bool) -> list:
-    """What happens after every epoch. A training that goes on has its first frames already."""
-    settings = asdict(options)
-    # whoever reads the file may be in another folder
-    with suppress(FileNotFoundError):  # left over from another source
-        settings["source_root"] = options.source_root and str(find_input(options.source_root))
-    if options.init_from:
-        settings["init_from"] = str(pretrained.find_checkpoint(options.init_from))
-    settings["source"] = absolute_spec(options.source)
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
-    callbacks: list = [lambda *_: write_whole(out / "train.yaml", text)]
-    dataset = val and val.dataset
-    indices = followed(len(dataset), options.seed) if val else []
-    if options.tracking != "none":
-        folder = out / options.tracking
-        callbacks.append(Tracker(options.tracking, folder, settings, dataset, indices))
-    if options.timelapse and indices:
-        callbacks.append(Timelapse(dataset, indices, out / "timelapse"))
-        if not goes_on:
-            callbacks[-1](0, model)  # before it has learned anything
-    return callbacks
-
-
-def _goes_on(checkpoints: Path, resume: str, own: dict) -> bool:
-    """Whether `fit` will go on with the training that was there, or refuse to (`resume` "yes")."""
-    if resume != "auto":
-        return resume == "yes" and (checkpoints / "last_model.pth").is_file()
-    try:
-        return read_file(checkpoints / STATE_FILE)["identity"] == own
-    except (CheckpointError, KeyError, TypeError):  # there is none, or it is damaged
-        return False
-
-
-def _keep_earlier(checkpoints: Path) -> None:
-    """Copies of an earlier training's checkpoints under their date. They themselves stay until an
-    epoch of the new one is done."""
-    for name in ("best_model.pth", "last_model.pth"):
-        if (checkpoints / name).is_file():
-            with whole(checkpoints / name) as copy:
-                shutil.copy2(checkpoints / name, copy)
-                keep_own(checkpoints / name, runs_dir())
-
-
-def _silent(_text: str) -> None:
-    """Only the first process talks."""

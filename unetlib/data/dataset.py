@@ -1,38 +1,44 @@
 """Pairs as tensors: decoded once, augmented every epoch, the same for any number of workers."""
 
+from __future__ import annotations
+
 import functools
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_convert
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from unetlib.data.augment import PASTE_SHARE, paste, split_augmentation
-from unetlib.data.batches import BatchLoader, ByteBatch
-from unetlib.data.cache import choose_cache, decode, lay_over, open_cache
-from unetlib.data.pairs import DataError, Pair, Source
-from unetlib.data.preprocess import Preprocess
-from unetlib.data.sampler import SeededSampler, cores, default_workers, sampling_weights
+from unetlib.config import CACHES, SAMPLINGS
+from unetlib.data.augment import build_augmentation, paste
+from unetlib.data.images import load_cutout, load_image, resize
+from unetlib.data.pairs import DataError, Pair, Source, load_pair
+from unetlib.data.preprocess import Preprocess, to_tensor
+from unetlib.errors import hint
+from unetlib.matting import composite, fit_cover
+
+MEMORY_BYTES = 1_000_000_000  # cache "auto" keeps so much: 3800 photos of 256 x 256
+PASTED = 0.5  # how many samples of "strong" get another photo's figure pasted in
 
 
 class PairDataset(Dataset):
     """`ds[i]` or `ds[(epoch, i)]` -> image float32 (3, H, W) normalised, mask float32 (1, H, W) in
-    [0, 1]. The mask is the soft matte; losses and metrics decide where to cut it. A photo that
-    comes several times in an epoch looks different each time: (epoch, i, 1), (epoch, i, 2), ...
+    [0, 1]. Random numbers depend on (seed, epoch, i, ...) alone: a photo that comes several times
+    in an epoch as (epoch, i, 1), (epoch, i, 2), ... looks different each time.
 
-    A cut-out is laid over a background: with augmentation over any that the pairs have, chosen and
-    moved anew each time, without over its own.
-
-    Decoded pairs are kept at preprocess.size as 8 bit: `cache` "memory", "disk" (in `cache_dir`,
-    where a worker writes down what it decodes for all), "none", or "auto", see choose_cache. The
-    random numbers of an augmentation depend on (seed, epoch, i) alone. A file that cannot be
-    decoded raises ImageError with its name.
+    With augmentation, cut-outs are laid over any of the backgrounds. `cache` keeps decoded pairs:
+    "memory", "none", or "auto", which is "memory" up to MEMORY_BYTES. `weights`, float64 (n,), are
+    those of the pairs with `sampling` "uniform"; "source", "tags" and "foreground" make sources,
+    sets of tags, and fifths of the range of foreground's shares come equally often. Raises
+    ImageError for a file that cannot be decoded.
     """
 
     def __init__(
@@ -42,92 +48,69 @@ class PairDataset(Dataset):
         augment: str = "none",
         seed: int = 0,
         cache: str = "auto",
-        cache_dir: str | os.PathLike | None = None,
+        sampling: str = "uniform",
     ):
-        self.pairs = tuple(pairs)
-        self.preprocess, self.augment, self.seed = preprocess, augment, seed
-        self._moves, self._colours = split_augmentation(augment, preprocess.size)
-        self._pictures, self._front, self._behind = _pictures(self.pairs)
-        self._backgrounds = np.unique(self._behind[self._behind >= 0])
+        for value, known in ((cache, CACHES), (sampling, SAMPLINGS)):
+            if value not in known:
+                raise ValueError(f"'{value}' is none of {', '.join(known)}.{hint(value, known)}")
+        self.pairs, self.preprocess = tuple(pairs), preprocess
+        self.augment, self.seed = augment, seed
+        fits = len(self.pairs) * preprocess.size[0] * preprocess.size[1] * 4 <= MEMORY_BYTES
+        self.cached = cache == "memory" or (cache == "auto" and fits)
+        self._kept: dict[tuple[str, Path, Path | None], np.ndarray] = {}
+        self._transform = build_augmentation(augment, preprocess.size)
+        self._backgrounds = sorted({pair.background for pair in self.pairs if pair.background})
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
-        self._cache = open_cache(self._pictures, preprocess.size, cache, cache_dir)
+        self.weights = self._weights(sampling)
 
     @property
-    def cached(self) -> bool:
-        """Whether every photo is decoded once only."""
-        return self._cache is not None
+    def identity(self) -> str:
+        """What decides the samples beside (epoch, i), to recognise a training run by."""
+        photos = [(pair.id, pair.background and pair.background.name) for pair in self.pairs]
+        return repr((photos, self.preprocess, self.augment, self.seed, self.weights.tolist()))
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks = self.batch([key]).tensors()
-        return images[0], masks[0]
+        image, mask = self._sample(key)
+        return to_tensor(image, self.preprocess), torch.from_numpy(mask[None] / np.float32(255))
 
-    def batch(self, keys: Sequence) -> ByteBatch:
-        """The items of several keys, before they become float32."""
-        batch = ByteBatch.empty(len(keys), self.preprocess)
-        images, masks = batch.arrays()
-        for place, key in enumerate(keys):
-            images[place], masks[place] = self._sample(key)
-        return batch
-
-    def name(self, index: int) -> str:
-        """The image file of ds[index]."""
-        return str(self.pairs[index].image)
-
-    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, index: int, background: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
-        row = self._row(self._front[index])
-        if self._behind[index] >= 0:
-            row = lay_over(row, self._row(self._behind[index]))
-        return _parts(row)
+        pair = self.pairs[index]
+        photo = self._decoded(_key(pair))
+        if pair.background is None:
+            return np.ascontiguousarray(photo[..., :3]), photo[..., 3]
+        behind = self._decoded(("background", background or pair.background, None))
+        return composite(photo, behind), photo[..., 3]
 
-    def foreground_shares(self) -> np.ndarray:
-        """The share of foreground in each mask, float64 (n,) in [0, 1]. All are decoded for it,
-        unless they were before."""
-        return np.array([self._row(index)[..., 3].mean() / 255 for index in self._front])
-
-    def preload(self, rank: int = 0, world: int = 1) -> "PairDataset":
+    def preload(self) -> PairDataset:
         """Fills the cache now, in threads, so that workers share it and a damaged file is named
-        before training starts and not within it. What is done stays done if it is interrupted.
-        Of `world` processes that share a disk cache, each starts at another place."""
-        try:
-            todo = self._cache.missing() if self.cached else []
-        except OSError as error:
-            self._cache, todo = self._cache.give_up(error), []
-        first = len(todo) * rank // world
-        todo = todo[first:] + todo[:first]
-        blocks = [todo[i : i + 16] for i in range(0, len(todo), 16)]  # not a future for each photo
-        bar = tqdm(
-            desc="decoding photos",
-            total=len(todo),
-            delay=1,
-            leave=False,
-            disable=rank > 0,
-            mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
-        )
-        with bar:
-            for count in _decoders(os.getpid()).map(self._fill, blocks):
-                bar.update(count)
+        before training starts and not within it."""
+        if self.cached:
+            keys = [*map(_key, self.pairs), *(("background", p, None) for p in self._backgrounds)]
+            with tqdm(total=len(keys), desc="decoding photos", delay=1, leave=False) as bar:
+                for _ in _decoders(os.getpid()).map(self._decoded, keys):
+                    bar.update()
         return self
 
-    def _fill(self, indices: list[int]) -> int:
-        for index in indices if self.cached else ():
-            self._row(index)
-        return len(indices)
-
-    def _row(self, index: int) -> np.ndarray:
-        cache = self._cache
-        row = None if cache is None else cache.read(index)
-        if row is None:
-            row = decode(self._pictures[index], self.preprocess.size)
-            try:
-                if cache is not None:
-                    cache.write(index, row)
-            except OSError as error:
-                self._cache = cache.give_up(error)
-        return row
+    def _decoded(self, key: tuple[str, Path, Path | None]) -> np.ndarray:
+        """uint8 (H, W, 4): a photo with its mask, or a cut-out alone; (H, W, 3): a background."""
+        if key in self._kept:
+            return self._kept[key]
+        (kind, path, mask), size = key, self.preprocess.size
+        if kind == "background":  # its middle, which has the photo's shape
+            found = fit_cover(np.asarray(load_image(path, 4 * max(size))), *size)
+        elif kind == "cut-out":
+            found = load_cutout(path, size)
+        else:
+            image, matte = load_pair(Pair("", path, mask, mask_kind=kind), 4 * max(size))
+            alpha = np.rint(resize(matte, size) * 255).astype(np.uint8)
+            found = np.dstack([resize(image, size), alpha])
+        if self.cached:
+            self._kept[key] = found
+        return found
 
     def _sample(self, key: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         epoch, index, *again = key if isinstance(key, tuple) else (0, key)
@@ -137,116 +120,115 @@ class PairDataset(Dataset):
         # One generator for all steps. Compose.set_random_seed would give each step the same
         # numbers, and then a photo would be blurred only when it is mirrored too.
         draw = np.random.default_rng((self.seed, epoch, index, *again))
-        more = random.Random(int(draw.integers(2**62)))
-        for compose in (self._moves, self._colours):
-            compose.set_random_state(draw, more)
-        image, mask = self._augmented(index, draw)
-        if draw.random() < PASTE_SHARE.get(self.augment, 0):
-            onto_empty = self._empty and draw.random() < 0.5
-            if onto_empty:  # the photo's own figure, before surroundings without one
-                other = self._empty[draw.integers(len(self._empty))]
-                image, mask = paste(image, mask, *self._augmented(int(other), draw))
-            else:
-                other = self._augmented(int(draw.integers(len(self))), draw)
-                image, mask = paste(*other, image, mask)
-        return image, mask
+        self._transform.set_random_state(draw, random.Random(int(draw.integers(2**62))))
+        sample = self._augmented(index, draw)
+        if self.augment != "strong" or draw.random() >= PASTED:
+            return sample
+        if self._empty and draw.random() < 0.5:  # its figure, before surroundings without one
+            other = self._empty[draw.integers(len(self._empty))]
+            return paste(*sample, *self._augmented(other, draw))
+        return paste(*self._augmented(int(draw.integers(len(self))), draw), *sample)
 
-    def _augmented(self, index: int, draw) -> tuple[np.ndarray, np.ndarray]:
-        row = self._moves(image=self._row(self._front[index]))["image"]
-        if self._behind[index] >= 0:
-            behind = self._row(self._backgrounds[draw.integers(len(self._backgrounds))])
-            row = lay_over(row, self._moves(image=behind)["image"])
-        image, mask = _parts(row)
-        return self._colours(image=image)["image"], mask
+    def _augmented(self, index: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        background = None
+        if self.pairs[index].background:
+            background = self._backgrounds[draw.integers(len(self._backgrounds))]
+        image, mask = self.arrays(index, background)
+        both = self._transform(image=image, mask=mask)
+        return both["image"], both["mask"]
 
-
-def _pictures(pairs: Sequence[Pair]) -> tuple[list[Pair], np.ndarray, np.ndarray]:
-    """What is decoded for the pairs, each once: see `decode`; and where in it are each pair's photo
-    or cut-out, and what is behind it (-1: nothing), both int (n,)."""
-    pictures: dict[Pair, int] = {}
-    front, behind = places = np.full((2, len(pairs)), -1)
-    for n, pair in enumerate(pairs):
-        parts, back = [pair], pair.background
-        if back:  # whichever it is: the cut-out's row does not depend on it
-            alone = Pair(pair.image.name, pair.image, pair.image, background=pair.image)
-            parts = [alone, Pair(back.name, back, None, background=back)]
-        for row, part in enumerate(parts):
-            places[row, n] = pictures.setdefault(part, len(pictures))
-    return list(pictures), front, behind
+    def _weights(self, sampling: str) -> np.ndarray:
+        """Pair.weight, for other samplings than "uniform" divided by the sum over the class."""
+        weights = np.array([pair.weight for pair in self.pairs], np.float64)
+        if sampling == "uniform":
+            return weights
+        if sampling == "foreground":  # fifths of the range that the shares have
+            shares = np.array([self._decoded(_key(pair))[..., 3].mean() for pair in self.pairs])
+            classes = np.digitize(shares, np.linspace(shares.min(), shares.max(), 6)[1:-1])
+        else:
+            names = [p.source if sampling == "source" else str(sorted(p.tags)) for p in self.pairs]
+            classes = np.unique(names, return_inverse=True)[1]
+        return weights / np.bincount(classes, weights)[classes]
 
 
-def _parts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return cv2.cvtColor(row, cv2.COLOR_RGBA2RGB), cv2.extractChannel(row, 3)
-
-
-class _Batches(PairDataset):
-    def __getitems__(self, keys: list) -> ByteBatch:  # the method that DataLoader looks for
-        return self.batch(keys)
+def _key(pair: Pair) -> tuple[str, Path, Path | None]:
+    """What is decoded of a pair, whatever is behind it."""
+    return "cut-out" if pair.background else pair.mask_kind, pair.image, pair.mask
 
 
 @functools.cache
 def _decoders(_process: int) -> ThreadPoolExecutor:
-    """Threads that decode. They are kept: a thread that is just ending may hold one of OpenCV's
-    locks, and a worker process forked at that moment would wait for it for ever. One set for each
-    process, since a forked one (notebook_launcher's) inherits the set without its threads."""
-    return ThreadPoolExecutor(min(8, cores()), thread_name_prefix="decode")
+    """Threads that decode, a set for each process. They are kept: one that is just ending may hold
+    a lock of OpenCV's, and a worker forked at that moment would wait for it for ever."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index, how often it came before in it), as many as there are `weights`, each
+    index as often as its weight says, rounded up or down (systematic resampling). Depends on (seed,
+    epoch) alone; each pass is the next epoch, unless set_epoch says which."""
+
+    def __init__(self, weights: np.ndarray, seed: int = 0):
+        self.weights, self.seed, self.epoch = weights, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        draw, n, times = np.random.default_rng((self.seed, epoch)), len(self), Counter()
+        # the weights lie end to end; n points at equal distances, the first by chance, fall on them
+        ends = np.cumsum(self.weights / self.weights.max())
+        points = (draw.random() + np.arange(n)) * (ends[-1] / n)
+        order = np.minimum(np.searchsorted(ends, points, side="right"), n - 1)
+        draw.shuffle(order)
+        for index in order.tolist():
+            yield epoch, index, times[index]
+            times[index] += 1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
 
 def make_loaders(
     source: Source,
-    size: int | tuple[int, int] = 128,
-    batch_size: int = 16,
-    augment: str = "standard",
+    size: int | tuple[int, int] = 96,
+    batch_size: int = 8,
+    augment: str = "light",
     seed: int = 0,
     workers: int | None = None,
     cache: str = "auto",
-    cache_dir: str | os.PathLike | None = None,
-    rank: int = 0,
-    world: int = 1,
     sampling: str = "uniform",
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
-    None without val pairs. The last train batch is dropped when there are several (one left-over
-    image alone would upset batch norm), never when it is the only one. `workers` None or -1: see
-    default_workers; `cache`, `cache_dir`: see PairDataset. A batch is the same whatever these are.
-    `rank` of `world` processes gets its share, `batch_size` at a time: see SeededSampler.
-    `sampling` says which train photos come more often than others: see sampling_weights."""
+    None without val pairs.
+
+    The last train batch is dropped when it is not full (one image alone would upset batch norm),
+    unless it is the only one. `workers`: processes that load; None or -1: as many as pay. They and
+    `cache` change no batch. `cache`, `sampling`: see PairDataset.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if not source.train:
         raise DataError(f"{source.name}: no training pairs in {source.root}")
-    if world > 1 and len(source.train) < world * batch_size:
-        raise DataError(
-            f"{source.name}: {len(source.train)} training pairs do not fill one batch of "
-            f"{batch_size} in each of {world} processes; take a smaller batch_size"
-        )
     cv2.setNumThreads(0)  # a forked OpenCV thread pool can hang; photos are decoded side by side
-    preprocess, cuda, loaders = Preprocess(size), torch.cuda.is_available(), []
-    cache = choose_cache(cache, len(source.train) + len(source.val), preprocess.size, cache_dir)
-    for pairs, preset, shuffle in ((source.train, augment, True), (source.val, "none", False)):
-        dataset = _Batches(pairs, preprocess, preset, seed, cache, cache_dir)
-        dataset.preload(rank, world)
+    gpu = torch.cuda.is_available()
+
+    def load(pairs: Sequence[Pair], train: bool) -> DataLoader:
+        how = (augment, seed, cache, sampling) if train else ("none", seed, cache)
+        dataset = PairDataset(pairs, Preprocess(size), *how).preload()
         processes = workers
-        if workers is None or workers < 0:
-            processes = default_workers("cuda" if cuda else "cpu", len(pairs), dataset.cached)
-        weights = sampling_weights(pairs, sampling, dataset.foreground_shares) if shuffle else None
-        hard = shuffle and sampling == "hard"
-        loader = BatchLoader(
+        if workers is None or workers < 0:  # starting them costs too much where they are not forked
+            pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
+            processes = min(os.cpu_count() or 1, 8) if pays else 0
+        return DataLoader(
             dataset,
             batch_size,
-            sampler=SeededSampler(
-                len(pairs), seed, shuffle, rank, world, batch_size, weights, hard
-            ),
-            collate_fn=default_convert,  # leaves a ByteBatch as it is
+            sampler=EpochSampler(dataset.weights, seed) if train else None,
+            drop_last=train and len(pairs) >= batch_size,
             num_workers=processes,
-            pin_memory=cuda,
+            pin_memory=gpu,
             persistent_workers=processes > 0,
-            worker_init_fn=_one_thread if processes else None,
         )
-        loaders.append(loader)
-    return loaders[0], loaders[1] if source.val else None
 
-
-def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(0)  # workers are the parallelism
-    torch.set_num_threads(1)
+    return load(source.train, True), load(source.val, False) if source.val else None

@@ -3,127 +3,140 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-MAX_PIXELS = 200_000_000
-# Formats that are tried, in this order. Not Pillow's whole list: EPS would start Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF")
-JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a second picture behind it, as many phones write
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from unetlib.matting import estimate_foreground
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 200_000_000  # Pillow warns of what phones take today
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+SUFFIXES += (".ppm", ".pgm")
+if find_spec("pillow_heif"):  # photos of iPhones, where the user has installed it
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    SUFFIXES += (".heic", ".heif")
+# Not Pillow's whole list: EPS would start Ghostscript.
+FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF"}
+KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation: how Pillow transposes
+MASK_KINDS = ("auto", "matte", "labels", "alpha", "trimap")
 
 
 class ImageError(ValueError):
     """A file that cannot be used as an image or mask; the message names the file."""
 
 
-def load_image(source, max_side: int | None = None) -> Image.Image:
-    """Any photo as an upright 8-bit RGB picture.
+@dataclass(frozen=True)
+class Photo:
+    """rgb: uint8 (H, W, 3), upright, transparent parts white. alpha: uint8 (H, W), None where it is
+    opaque. icc: the colour profile of `rgb`, None for sRGB. dpi: (x, y) pixels per inch."""
 
-    `source`: path, open binary file, bytes, or a PIL image. The EXIF orientation is applied (TIFF,
-    JPEG, WebP and PNG; an eXIf chunk behind the pixels of a PNG is ignored, as browsers do), CMYK,
-    grey, palette and 16-bit pictures are converted (16-bit scaled, not clipped), of an animation
-    the first frame is taken. Transparent areas are put on white, the page most cut-outs were
-    made for. `max_side`: a JPEG is decoded at 1/2, 1/4 or 1/8 size as long as its longer side
-    stays >= max_side; nothing is resized beyond that, and other formats come in full size.
-    Raises ImageError (naming the file) for what is no image, is damaged or has more than
-    MAX_PIXELS; that last check reads the header only, so a decompression bomb is never unpacked.
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+def load_image(source: Any, max_side: int | None = None) -> Image.Image:
+    """Any photo (path, open binary file, bytes, PIL image) as an upright 8-bit RGB picture: turned
+    as EXIF or XMP say, 16-bit scaled, transparent parts white, the first frame of many.
+
+    `max_side`: a JPEG is decoded at 1/2, 1/4 or 1/8 size while its longer side stays >= max_side.
+    Raises ImageError, naming the file, for what is damaged, no image, or over MAX_PIXELS by its
+    header; OSError and MemoryError as they are.
     """
     with opened(source) as image:
-        if max_side and image.format in JPEGS and image is not source:
+        if max_side and image is not source and image.format in ("JPEG", "MPO"):
             longer = max(image.size)
             image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
-        rgb = to_rgb(upright(image))
-        return rgb.copy() if rgb is source else rgb
+        return _rgb(_upright(image))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture of any mode as 8-bit RGB: deep grey scaled, transparency on white, CMYK by
-    its colour profile if it has one that can be used."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.rint(unit_range(np.asarray(image)) * 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA") if image.mode != "RGBA" else image
-        page = Image.new("RGB", image.size, "white")
-        page.paste(image, mask=image.getchannel("A"))
-        return page
-    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
-        try:
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            screen = ImageCms.createProfile("sRGB")
-            return ImageCms.profileToProfile(image, given, screen, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError) as error:
-            logging.getLogger(__name__).info("CMYK without its profile, %s", error)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def load_cutout(source) -> np.ndarray:
-    """A cut-out as it is stored: uint8 (H, W, 4), straight alpha, upright. A picture without any
-    transparency is ImageError: it would be a rectangle."""
+def open_photo(source: Any) -> Photo:
+    """What `load_image` takes, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). Raises ImageError,
+    naming the file, and ValueError for another array."""
+    if isinstance(source, Photo):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,), (4,)) or not source.size:
+            raise ValueError(f"a photo is uint8 (H, W, 3), not {source.dtype} {source.shape}")
+        source = Image.fromarray(source)
     with opened(source) as image:
-        rgba = np.array(upright(image).convert("RGBA"))
+        icc, dpi = image.info.get("icc_profile") or b"", image.info.get("dpi") or (0, 0)
+        icc = icc if image.mode in ("RGB", "RGBA", "P", "PA") and icc[16:20] == b"RGB " else None
+        x, y = map(float, dpi[::-1] if _orientation(image) >= 5 else dpi)
+        dpi = (x, y) if 1 < min(x, y) <= max(x, y) < 1e6 else None  # (1, 1): a TIFF without
+        image = _upright(image)
+        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+        alpha = None if alpha is None or alpha.min() == 255 else alpha
+        return Photo(np.asarray(_rgb(image)), alpha, icc, dpi)
+
+
+def read_photo(source: Any) -> np.ndarray:
+    """The pixels of `open_photo`: uint8 (H, W, 3)."""
+    return open_photo(source).rgb
+
+
+def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
+    """A cut-out: uint8 (H, W, 4), straight alpha, upright, cleaned, resized to `size` (H, W) or to
+    at most `size` at its longer side. ImageError where it is opaque: it would be a rectangle."""
+    with opened(source) as image:
+        rgba = np.array(_upright(image).convert("RGBA"))
         if rgba[..., 3].min() == 255:
             raise ImageError("it has no transparency: a cut-out needs an alpha channel")
+    h, w = rgba.shape[:2]
+    if not isinstance(size, tuple):
+        size = fit_within((h, w), size or max(h, w))
+    near = min(h, 2 * size[0]), min(w, 2 * size[1])  # cleaned at this size it is as good as in full
+    return resize_cutout(clean_cutout(resize_cutout(rgba, near)), size)
+
+
+def clean_cutout(rgba: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 4) with the foreground's own colours in its soft edge: without the fringe of the
+    old background, which a network would learn to look for."""
+    colours, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
+    cleaned = estimate_foreground(colours, alpha / np.float32(255), background_kept=False)
+    return np.dstack([cleaned, alpha])
+
+
+def resize_cutout(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`resize` for uint8 (H, W, 4) whose colours mean nothing under alpha 0: they count by alpha.
+    In float: Pillow would round colours that are weighted with a small alpha."""
+    if rgba.shape[:2] == tuple(size):
         return rgba
+    alpha = rgba[..., 3:].astype(np.float32)
+    weighted = resize(np.dstack([rgba[..., :3] * (alpha / 255), alpha]), size)
+    colours = weighted[..., :3] * (255 / np.maximum(weighted[..., 3:], 1))
+    return np.rint(np.dstack([np.minimum(colours, 255), weighted[..., 3]])).astype(np.uint8)
 
 
-def image_size(source) -> tuple[int, int]:
+def image_size(source: Any) -> tuple[int, int]:
     """(width, height) after orientation, from the header alone. Raises ImageError."""
     with opened(source) as image:
-        width, height = image.size
-        return (height, width) if lies_on_its_side(image) else (width, height)
-
-
-def whole_size(path: str | os.PathLike) -> tuple[int, int]:
-    """`image_size`; a file whose end mark is missing is decoded to be sure that it is whole."""
-    size = image_size(path)
-    with open(path, "rb") as file:
-        head = file.read(12)
-        length = file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 64))
-        tail = file.read()
-    if head[:2] == b"\xff\xd8":
-        whole = b"\xff\xd9" in tail
-    elif head[:4] == b"\x89PNG":
-        whole = b"IEND" in tail
-    elif head[:4] == b"RIFF":
-        whole = length >= int.from_bytes(head[4:8], "little") + 8
-    else:
-        whole = head[:3] != b"GIF" or b"\x3b" in tail
-    if not whole:
-        load_image(path)
-    return size
+        return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
 def fit_within(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
     """`shape` in the same proportions, with its longer side at most `side`."""
-    scale = min(1, side / max(shape))
-    return tuple(max(1, round(n * scale)) for n in shape)
+    return tuple(max(1, round(n * min(1, side / max(shape)))) for n in shape)
 
 
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `size` = (H, W): area average where it shrinks, linear where not."""
-    h, w = array.shape[:2]
-    small = (min(h, size[0]), min(w, size[1]))
-    if small != (h, w):
-        array = cv2.resize(array, small[::-1], interpolation=cv2.INTER_AREA)
-    if small != tuple(size):
-        array = cv2.resize(array, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR)
+    small = min(array.shape[0], size[0]), min(array.shape[1], size[1])
+    for shape, how in ((small, cv2.INTER_AREA), (tuple(size), cv2.INTER_LINEAR)):
+        if array.shape[:2] != shape:
+            array = cv2.resize(array, shape[::-1], interpolation=how)
     return array
 
 
@@ -132,89 +145,136 @@ def binarize(matte: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     return np.asarray(matte) >= threshold
 
 
+def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -> bytes:
+    """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
+
+    `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
+    the colour profile and resolution of `photo`. Raises ValueError for what cannot be written."""
+    if array.dtype != np.uint8:
+        # in place: of a large photo each copy takes 400 MB
+        values = np.clip(array, 0, 1).astype(np.float32, copy=False)
+        values *= 255
+        array = np.rint(values, out=values).astype(np.uint8)
+        del values
+    carried = {"icc_profile": photo.icc, "dpi": photo.dpi} if photo and array.ndim == 3 else {}
+    file, picture = io.BytesIO(), Image.fromarray(array)
+    if format == "png":  # for cut-outs run lengths are smallest, and as quick as any
+        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, **carried)
+    elif format == "webp":
+        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, **carried)
+    else:
+        raise ValueError(f"format {format!r}: cut-outs are written as png or webp")
+    return file.getvalue()
+
+
+def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "auto") -> np.ndarray:
+    """Any mask file as a float32 (H, W) matte: 0 = background, 1 = foreground, soft edges kept.
+
+    kind "auto": 1-bit, grey, 16-bit, float; 0 and 1 only are labels (not in JPEGs); palette: its
+    greys, of coloured ones black, or index 0 where no black is used, is background, as is index 255
+    (VOC's "void"); RGB: its brightest channel; with alpha: the alpha, or the colours where that is
+    opaque. "matte": the same, without labels. "labels": what is not 0 is foreground. "alpha": the
+    alpha, also an opaque one. "trimap": 1 foreground, 2 background, 3 half (Oxford-IIIT Pet).
+    `size` (H, W): resized, by averages where it shrinks.
+    """
+    if kind not in MASK_KINDS:
+        raise ValueError(f"mask kind '{kind}' is unknown: use one of {', '.join(MASK_KINDS)}")
+    with opened(source) as image:
+        exact = kind == "auto" and image.format not in ("JPEG", "MPO")
+        values = _mask_values(_upright(image), kind)
+        if kind == "labels" or (exact and values.dtype.kind in "ui" and values.max() == 1):
+            values = values != 0
+        mask = _unit_range(values)
+    return mask if size is None else resize(mask, size)
+
+
+def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
+    """The levels (H, W) that an image holds as a mask; bool where they are none."""
+    if kind == "trimap":
+        values = np.asarray(image)
+        if values.ndim != 2 or not np.isin(values, (1, 2, 3)).all():
+            raise ImageError("a trimap holds the numbers 1, 2 and 3 only")
+        return np.array([0, 255, 0, 128], np.uint8)[values]
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        clear = kind == "alpha" or rgba[..., 3].min() < 255
+        return rgba[..., 3] if clear else rgba[..., :3].max(axis=-1)
+    if kind == "alpha":
+        raise ImageError("it has no alpha channel, which should hold the mask")
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return np.asarray(image)
+    rgb = np.asarray(image.convert("RGB"))
+    if image.mode == "P" and (kind == "labels" or np.ptp(rgb, axis=-1).any()):
+        index, black = np.asarray(image), ~rgb.any(axis=-1)
+        background = index == 0 if kind == "labels" or not black.any() else black
+        return ~background & (index != 255)
+    return rgb.max(axis=-1)
+
+
 @contextmanager
-def opened(source) -> Iterator[Image.Image]:
+def opened(source: Any) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked; no pixel is decoded yet.
 
-    Whatever Pillow throws at damaged data, here or while the caller decodes, comes out as an
-    ImageError that names the file.
-    """
-    name = source_name(source) or "the given image"
-    file = source
+    What Pillow throws at damaged data, also while the caller decodes, becomes an ImageError that
+    names the file. What the system says (no permission, no memory) is no word on the picture."""
+    name, file = getattr(source, "filename", "") or getattr(source, "name", ""), source
+    if isinstance(source, (str, os.PathLike)):
+        name, file = str(source), open(source, "rb")  # noqa: SIM115 - closed below
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(source)
     try:
-        if isinstance(source, (str, os.PathLike)):
-            file = open(source, "rb")  # noqa: SIM115 - closed below
-        elif isinstance(source, (bytes, bytearray, memoryview)):
-            file = io.BytesIO(source)
-        image = source if isinstance(source, Image.Image) else _identify(file)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"{width} x {height} = {width * height:,} pixels, more than the limit of "
-                f"{MAX_PIXELS:,}; make it smaller first"
-            )
+        Image.init()
+        readable = [*FORMATS & Image.OPEN.keys()]
+        image = source if isinstance(source, Image.Image) else Image.open(file, formats=readable)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels")
         yield image
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        missing = isinstance(error, OSError) and error.filename is not None
-        reason = "cannot be read" if missing else "damaged or truncated image"
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"{name}: {reason} ({text})") from error
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise
+        reason = error if isinstance(error, (ImageError, Image.DecompressionBombError)) else ""
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not an image that can be read ({KNOWN})"
+        reason = reason or f"damaged or truncated image ({error or type(error).__name__})"
+        raise ImageError(f"{name}: {reason}" if name else str(reason)) from error
     finally:
         if file is not source:
             file.close()
 
 
-def source_name(source) -> str:
-    """The path of a file, however it is given; "" where there is none."""
-    if isinstance(source, (str, os.PathLike)):
-        return str(source)
-    return str(getattr(source, "filename", "") or getattr(source, "name", "") or "")
-
-
-def _identify(file) -> Image.Image:
-    """Image.open() without its bomb check, which is a process-wide setting, warns from 90 million
-    pixels on, and raises without saying the size. The plugins that it would ask are asked here."""
-    file.seek(0)
-    prefix = file.read(16)
-    if not prefix:
-        raise ImageError("the file is empty (0 bytes)")
-    Image.init()
-    for format in _FORMATS:
-        factory, accept = Image.OPEN.get(format, (None, None))
-        if factory and (not accept or accept(prefix) is True):
-            file.seek(0)
-            return factory(file, "")
-    raise ImageError("not an image that can be read (JPEG, PNG, WebP, BMP, TIFF or GIF)")
-
-
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":  # Pillow turns TIFFs itself, size included
-        return 1
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # getexif() would decode every pixel to look behind them
-    try:
-        return image.getexif().get(0x0112, 1)
-    except Exception:  # a broken EXIF block does not make the photo unusable
-        return 1
+    """1 to 8, from what is known before a pixel is decoded. Pillow turns TIFFs itself."""
+    with suppress(Exception):  # a broken EXIF block does not make the photo unusable
+        if image.format != "TIFF":  # PNG's own getexif would decode it to look behind the pixels
+            return Image.Image.getexif(image).get(0x0112, 1)
+    return 1
 
 
-def lies_on_its_side(image: Image.Image) -> bool:
-    """Whether turning it upright will exchange height and width."""
-    return _orientation(image) >= 5
-
-
-def upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    """ImageOps.exif_transpose would also write the EXIF block again, and fails where it is odd."""
+    turn = TURNS.get(_orientation(image))
     image.load()
-    turn = _TURN.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
-def unit_range(values: np.ndarray) -> np.ndarray:
-    """Deep grey values to float32 [0, 1]: 16-bit by 65535, else by the smallest usual range."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as a new one in RGB, CMYK by its profile if it has one."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(np.rint(_unit_range(np.asarray(image)) * 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        with suppress(ImageCms.PyCMSError, OSError):  # a profile that is none
+            given, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, given, screen, outputMode="RGB")
+    return image.convert("RGB")
+
+
+def _unit_range(values: np.ndarray) -> np.ndarray:
+    """Levels as float32 [0, 1]: 8-bit by 255, 16-bit by 65535, else by the least usual maximum."""
     if not np.isfinite(values).all():
         raise ImageError("it holds values that are not numbers (NaN or infinite)")
-    usual = {"u": (65535,), "i": (255, 65535), "f": (1, 255)}[values.dtype.kind]
-    top = next((top for top in usual if values.max(initial=0) <= top), values.max(initial=0))
-    return np.clip(values.astype(np.float32) / top, 0, 1)
+    top, unsigned = values.max(), values.dtype.kind == "u"
+    usual = (np.iinfo(values.dtype).max,) if unsigned else (1, 255, 65535, top)
+    return np.clip(values.astype(np.float32) / next(t for t in usual if top <= t), 0, 1)

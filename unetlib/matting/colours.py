@@ -1,16 +1,19 @@
-"""Foreground colours in the edge, where photo and old background are mixed."""
+"""Foreground colours, backgrounds, and laying a cut-out over them."""
+
+from contextlib import suppress
 
 import cv2
 import numpy as np
+from PIL import Image, ImageColor, ImageOps
 
-from unetlib.matting.alpha import tiles
-from unetlib.matting.compose import check_image
+from unetlib.matting.refine import MOST, enlarged, shrunk, tiles
 
-FINE = 1 << 16  # pixels: about so many has the finest size in which neighbours are looked at
-BLOCK = 16  # pixels: how finely it is noted where the edge is
-FEW, MANY = 2, 10  # passes over a large and over a small picture, as in the paper
-MID, LOW, HIGH = slice(1, -1), slice(None, -2), slice(2, None)
-NEIGHBOURS = ((LOW, MID), (HIGH, MID), (MID, LOW), (MID, HIGH))  # of a pixel: (rows, columns)
+COARSE, FINE = 16, 6  # pixels: radius of the first pass at its reduced size, and of the second
+
+
+def check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a photo is uint8 (H, W, 3), this is {image.dtype} {image.shape}")
 
 
 def estimate_foreground(
@@ -18,124 +21,121 @@ def estimate_foreground(
 ) -> np.ndarray:
     """The foreground's own colours, uint8 (H, W, 3): what the photo would show at alpha 1.
 
-    A pixel of the edge is a mixture, image = alpha * F + (1 - alpha) * B. Used as it is on a new
-    background it carries a fringe of the old one. F and B are blurred from where they are seen
-    alone and F is corrected so that the mixture gives the photo again; a second pass with a small
-    radius sharpens it. Pixels of alpha 1 are returned unchanged. Without `background_kept` nothing
-    is known of the old background under alpha 0, as in most cut-outs: it is learned from the edge
-    alone, most of all where that is thin. (1 - alpha) cubed did best on the synthetic set. Colours
-    that are the foreground's own already stay nearly what they are.
+    A pixel of the edge is a mixture, image = alpha * F + (1 - alpha) * B; used as it is it carries
+    a fringe of the old background. F and B are blurred from where they are seen alone and F is
+    corrected so that the mixture gives the photo again, twice, the second time with a small radius.
 
-    Method: M. Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021 (blur fusion, two
-    passes). The radii are 90 and 6 in the paper; the first follows the size of small photos.
+    `alpha`: float32 (H, W) in [0, 1], or uint8; where it is 0 or 1 the photo's colours are
+    returned. Without `background_kept` nothing is known of what stood under alpha 0.
+    M. Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021, with radii of 90 and 6.
     """
     check_image(image)
+    one = np.float32(255 if alpha.dtype == np.uint8 else 1)
+    wide = min(max(max(alpha.shape) // 8, 12), 90)
+    scale = max(1.0, wide / COARSE, np.sqrt(alpha.size / MOST))
+    # an average would mix in what stands under alpha 0
+    how = cv2.INTER_AREA if background_kept else cv2.INTER_NEAREST
+    mix, a = np.float32(shrunk(image, scale, how)), shrunk(alpha, scale, how) / one
+    coarse = _fused(mix, a, mix, mix, max(1, round(wide / scale)), background_kept)
     result = image.copy()
-    edge = (alpha > 0) & (alpha < 1)
-    rows, cols = np.flatnonzero(edge.any(axis=1)), np.flatnonzero(edge.any(axis=0))
-    if not len(rows):
-        return result
-    wide = int(np.clip(max(image.shape[:2]) // 8, 12, 90))
-    box = tuple(slice(max(0, r[0] - wide), r[-1] + wide + 1) for r in (rows, cols))
-    mix = image[box].astype(np.float32)
-    a = alpha[box].astype(np.float32)[..., None]
-    shows_back = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)
-    front = back = mix
-    for radius in (wide, 6):
-        front, back = _blur_fusion(mix, front, back, a, shows_back, radius)
-    inside = edge[box]
-    result[box][inside] = np.rint(front[inside]).astype(np.uint8)
+    for rows, columns in tiles(alpha.shape):
+        edge = (alpha[rows, columns] > 0) & (alpha[rows, columns] < one)
+        if not edge.any():
+            continue
+        top, left = max(0, rows.start - FINE), max(0, columns.start - FINE)
+        bottom, right = np.minimum(alpha.shape, (rows.stop + FINE, columns.stop + FINE))
+        around = slice(top, bottom), slice(left, right)
+        start = (enlarged(array, alpha.shape, around) for array in coarse)
+        mix, a = np.float32(image[around]), alpha[around] / one
+        found, _ = _fused(mix, a, *start, FINE, background_kept)
+        found = found[rows.start - top :, columns.start - left :][: len(edge), : edge.shape[1]]
+        cv2.copyTo(np.uint8(np.rint(found)), np.uint8(edge), result[rows, columns])
     return result
 
 
-def _blur_fusion(mix, front, back, a, shows_back, radius):
+def _fused(mix, alpha, front, back, radius: int, background_kept: bool):
     """One pass: better estimates of the foreground's and the background's colours, float32."""
+    a = alpha[..., None]
+    shows = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)  # most where an edge is thin
     size = (radius, radius)
-    mean_front = cv2.blur(front * a, size) / (cv2.blur(a, size)[..., None] + 1e-5)
-    mean_back = cv2.blur(back * shows_back, size) / (cv2.blur(shows_back, size)[..., None] + 1e-5)
-    front = mean_front + a * (mix - a * mean_front - (1 - a) * mean_back)
-    return np.clip(front, 0, 255), mean_back
+    front = cv2.blur(front * a, size) / (cv2.blur(a, size)[..., None] + 1e-5)
+    back = cv2.blur(back * shows, size) / (cv2.blur(shows, size)[..., None] + 1e-5)
+    return np.clip(front + a * (mix - a * front - (1 - a) * back), 0, 255), back
 
 
-def multilevel_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The foreground's colours in the edge as `estimate_foreground` gives them, somewhat better.
+def composite(rgba: np.ndarray, background=None) -> np.ndarray:
+    """Lay a cut-out over a background.
 
-    image uint8 (H, W, 3), alpha uint8 (H, W) -> uint8 (H, W, 3); pixels of alpha 255 are the
-    image's, those of alpha 0 black. From the smallest picture up to half the photo's size (an
-    eighth of large ones), foreground and background are started from the size before and drawn
-    towards their neighbours, least across steps of alpha, while their mixture has to give the
-    photo. At full size they are corrected by what the mixture lacks. All is worked on in tiles, at
-    the edge alone.
-
-    Method: Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", ICPR 2020,
-    https://arxiv.org/abs/2006.14970, with sizes in powers of two.
+    `background` is a colour (see `parse_color`) or an image, uint8 (h, w, 3), which is cropped to
+    fit: the result is uint8 (H, W, 3). None keeps it transparent: a copy, uint8 (H, W, 4).
     """
-    result = cv2.copyTo(image, alpha)
-    edge = (alpha > 0) & (alpha < 255)
-    starts = (np.arange(0, n, BLOCK) for n in alpha.shape)
-    blocks = np.logical_or.reduceat(np.logical_or.reduceat(edge, next(starts), 0), next(starts), 1)
-    layers = np.zeros((6, 1, 1), np.uint8)
-    finest = min(max(1, round(np.log2(max(1, alpha.size / FINE)) / 2)), 3)  # 1/2 to 1/8
-    for level in range(max(alpha.shape).bit_length(), finest - 1, -1):
-        layers = _finer(layers, image, alpha, blocks, level)
-
-    front, back = (cv2.merge(list(np.ascontiguousarray(half))) for half in np.split(layers, 2))
-    scale = 0.5**finest
-    for tile in tiles(*alpha.shape):
-        if not blocks[tuple(slice(s.start // BLOCK, -(-s.stop // BLOCK)) for s in tile)].any():
-            continue
-        a = alpha[tile] * np.float32(1 / 255)
-        matrix = np.array([[scale, 0, tile[1].start * scale], [0, scale, tile[0].start * scale]])
-        how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-        f, b = (cv2.warpAffine(layer, matrix, a.shape[::-1], **how) for layer in (front, back))
-        # f += a / (a² + (1 - a)²) * (image - (a * f + (1 - a) * b))
-        mixture = cv2.blendLinear(f, b, a, 1 - a)
-        missing = cv2.subtract(image[tile], mixture, dtype=cv2.CV_32F)
-        missing *= (a / (a * a + (1 - a) ** 2))[..., None]
-        found = cv2.add(f, missing, dtype=cv2.CV_8U)
-        cv2.copyTo(found, edge[tile].view(np.uint8), result[tile])
+    if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
+        raise ValueError(f"a cut-out is uint8 (H, W, 4), this is {rgba.dtype} {rgba.shape}")
+    if background is None:
+        return rgba.copy()
+    if np.ndim(background) == 3:
+        below = fit_cover(background, *rgba.shape[:2])
+    else:
+        below = np.broadcast_to(np.uint8(parse_color(background)), (*rgba.shape[:2], 3))
+    result = np.empty(below.shape, np.uint8)
+    for tile in tiles(below.shape, 512):
+        a = rgba[tile][..., 3:] / np.float32(255)
+        result[tile] = np.rint(a * rgba[tile][..., :3] + (1 - a) * below[tile])
     return result
 
 
-def _finer(layers, image, alpha, blocks, level) -> np.ndarray:
-    """Foreground and background, uint8 (6, h, w), at 1 / 2**level, from those one level above."""
-    step = 1 << level
-    mix, a = image[::step, ::step], alpha[::step, ::step]
-    passes = FEW if max(a.shape) > 32 else MANY
-    found = np.empty((6, *a.shape), np.uint8)
-
-    for tile in tiles(*a.shape, 64):
-        # A pixel depends on those of the smaller sizes that are up to 4 of theirs away.
-        around = tuple(
-            slice(max(0, s.start - 4) * step // BLOCK, -(-(s.stop + 4) * step // BLOCK))
-            for s in tile
-        )
-        if not blocks[around].any():
-            continue
-        rows, cols = (
-            np.arange(s.start - passes, s.stop + passes).clip(0, n - 1)
-            for s, n in zip(tile, a.shape, strict=True)
-        )
-        here = np.ix_(rows, cols)
-        both = layers.take(rows // 2, 1).take(cols // 2, 2)
-        found[(slice(None), *tile)] = _relaxed(both, mix[here], a[here], passes)
-    return found
+def fit_cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale an image, its shape kept, until it covers (height, width), and crop the middle."""
+    check_image(image)
+    return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height)))
 
 
-def _relaxed(both, mix, alpha, passes):
-    """Foreground and background, uint8 (6, h, w), after some passes, each of which costs a rim."""
-    both = both.astype(np.float32).reshape(2, 3, *alpha.shape)
-    mix = np.stack(cv2.split(mix)).astype(np.float32)
-    a = alpha * np.float32(1 / 255)
-    for _ in range(passes):
-        here = a[1:-1, 1:-1]
-        total, pull = np.float32(0), np.float32(0)
-        for rows, cols in NEIGHBOURS:
-            weight = np.abs(here - a[rows, cols]) + np.float32(1e-5)
-            total, pull = total + weight, pull + weight * both[..., rows, cols]
-        pull /= total
-        mix, a = mix[:, 1:-1, 1:-1], here
-        missing = mix - a * pull[0] - (1 - a) * pull[1]
-        missing /= a * a + (1 - a) ** 2 + total
-        both = np.stack([pull[0] + a * missing, pull[1] + (1 - a) * missing]).clip(0, 255)
-    return np.rint(both).reshape(6, *a.shape).astype(np.uint8)
+def chequerboard(height: int, width: int, cell: int = 12) -> np.ndarray:
+    """The grey and white board that shows transparency, uint8 (height, width, 3)."""
+    y, x = np.ogrid[:height, :width]
+    odd = (y // cell + x // cell) % 2 == 1
+    return np.where(odd, 208, 250).astype(np.uint8)[..., None].repeat(3, axis=2)
+
+
+def parse_color(color) -> tuple[int, int, int]:
+    """A colour as people write it, or three numbers -> (red, green, blue), each 0…255."""
+    text = (color if isinstance(color, str) else ",".join(map(str, np.ravel(color)))).strip()
+    with suppress(ValueError):  # Pillow knows #hex, rgb(...) and CSS names, not "0,255,0"
+        text = f"rgb({text})" if text[:1].isdigit() else text
+        *rgb, alpha = ImageColor.getcolor(text, "RGBA")
+        if alpha == 255 and max(rgb) <= 255:
+            return tuple(rgb)
+    raise ValueError(f"{color!r} is no opaque colour: write '#0a4678', '0,255,0' or 'white'")
+
+
+def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.ndarray:
+    """The photo's background out of focus, uint8 (H, W, 3): `composite` lays the cut-out on it.
+
+    `strength`, above 0 to 0.5, is the standard deviation of the blur as a share of the longer side.
+    Pixels count with 1 - alpha: the figure does not glow around its own edge.
+    """
+    check_image(image)
+    if not 0 < strength <= 0.5:
+        raise ValueError(f"blur strength {strength!r}: it is a share of the photo, above 0 to 0.5")
+    scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
+    small = np.float32(shrunk(image, scale))
+    shows = np.maximum(1 - shrunk(np.float32(alpha), scale), 1e-3)[..., None]
+    sigma = max(0.1, strength * max(small.shape))
+    both = np.dstack([small * shows, shows])
+    both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    result = np.rint(both[..., :3] / both[..., 3:]).clip(0, 255)
+    return cv2.resize(np.uint8(result), image.shape[1::-1])
+
+
+def greyed(image: np.ndarray) -> np.ndarray:
+    """The photo without its colours (luma of Rec. 601), uint8 (H, W, 3)."""
+    check_image(image)
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def mixed(image: np.ndarray, color, weight: float) -> np.ndarray:
+    """The photo with a colour over it, uint8 (H, W, 3): weight * color + (1 - weight) * image."""
+    check_image(image)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight {weight!r} of the colour: it is from 0 to 1")
+    return cv2.addWeighted(image, 1 - weight, np.full_like(image, parse_color(color)), weight, 0)

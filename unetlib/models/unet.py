@@ -10,68 +10,85 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unetlib.models.blocks import DoubleConv, Up, check_size
 
-UPSAMPLINGS = ("bilinear", "transposed")
+class DoubleConv(nn.Sequential):
+    """Twice (3×3 convolution, batch norm, ReLU): (N, in, H, W) -> (N, out, H, W).
+
+    The paper's convolutions are unpadded and have no batch norm. Without `dropout`, here they have
+    no bias, which batch norm would subtract again.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, mid_channels=None, dropout=None):
+        mid, layers = mid_channels or out_channels, []
+        for ins, outs in ((in_channels, mid), (mid, out_channels)):
+            layers.append(nn.Conv2d(ins, outs, 3, padding=1, bias=dropout is not None))
+            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [nn.BatchNorm2d(outs), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+class Up(nn.Module):
+    """One decoder level: double the size, meet the encoder's features, convolve twice.
+
+    `upsampling`: "bilinear", or "transposed": a learned convolution that also halves the channels.
+    Shape: x (N, in_channels, h, w), skip (N, skip_channels, *size) or None -> (N, out_channels,
+    *size); after an odd size one pixel is missing, and x is resized.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, upsampling: str):
+        super().__init__()
+        if upsampling == "bilinear":
+            self.up: nn.Module = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.conv = DoubleConv(in_channels + skip_channels, out_channels, in_channels)
+        else:
+            self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)
+            self.conv = DoubleConv(in_channels // 2 + skip_channels, out_channels)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None, size: tuple[int, int]):
+        x = self.up(x)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+        return self.conv(x if skip is None else torch.cat([skip, x], dim=1))
 
 
 class UNet(nn.Module):
     """U-Net with batch norm and padded convolutions.
 
-    Args:
-        in_channels: channels of the input, 3 for RGB.
-        out_channels: maps of logits, 1 for foreground against background.
-        base: channels of the first level; every level below has twice as many.
-        depth: how many times the image is halved (4 in the paper).
-        upsampling: "bilinear" or "transposed", see `Up`. With "bilinear" the widths of the lower
-            levels are halved, since there is no transposed convolution to halve them.
-        skips: False cuts the skip connections, for the experiment that shows what they do.
-        dropout: share of channels dropped behind the lowest level while training.
-        half: a strided convolution halves the image first, and the logits are enlarged at the end.
-            Four times as wide for the same work, at the price of the finest detail.
-
-    Shape: float (N, in_channels, H, W), H and W any size of at least 2**depth -> logits
-    (N, out_channels, H, W). Not probabilities: whoever needs those applies a sigmoid.
+    Shape: float (N, in_channels, H, W), H and W at least 2**depth, 2**(depth + 1) with `half` ->
+    logits (N, out_channels, H, W).
     """
 
     def __init__(
         self,
         in_channels: int = 3,
         out_channels: int = 1,
-        base: int = 64,
-        depth: int = 4,
-        upsampling: str = "bilinear",
-        skips: bool = True,
-        dropout: float = 0.0,
-        half: bool = False,
+        base: int = 64,  # channels of the first level; every level below has twice as many
+        depth: int = 4,  # how many times the image is halved
+        upsampling: str = "bilinear",  # see `Up`; this one halves the widths of the lower levels
+        skips: bool = True,  # False cuts the skip connections, to see what they do
+        dropout: float = 0.0,  # share of channels dropped behind the lowest level while training
+        half: bool = False,  # work at half the size: wider for the same cost, without fine detail
     ):
         super().__init__()
-        if upsampling not in UPSAMPLINGS:
-            raise ValueError(f"upsampling is one of {', '.join(UPSAMPLINGS)}, not {upsampling!r}")
+        if upsampling not in ("bilinear", "transposed"):
+            raise ValueError(f"upsampling is bilinear or transposed, not {upsampling!r}")
         if base < 2 or depth < 1:
             raise ValueError(f"base is at least 2 and depth at least 1, not {base} and {depth}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a share in [0, 1), not {dropout}")
-        self.depth = depth
-        self.skips = skips
-        halve = 2 if upsampling == "bilinear" else 1
-        widths = [base * 2**level for level in range(depth)]  # 64 128 256 512
-        bottom = base * 2**depth // halve  # 512 or 1024
-
-        self.half = half
+        self.depth, self.skips, self.half = depth, skips, half
+        narrow = 2 if upsampling == "bilinear" else 1
+        widths = [base * 2**level for level in range(depth)]  # 64, 128, 256, 512
+        below = 2 * widths[-1] // narrow  # 512 or 1024
         if half:
             shrink = nn.Conv2d(in_channels, base, kernel_size=4, stride=2, padding=1, bias=False)
             self.shrink = nn.Sequential(shrink, nn.BatchNorm2d(base), nn.ReLU(inplace=True))
         self.stem = DoubleConv(base if half else in_channels, base)
         self.pool = nn.MaxPool2d(2)
-        self.encoder = nn.ModuleList(
-            DoubleConv(widths[level], widths[level + 1]) for level in range(depth - 1)
-        )
-        self.bottom = DoubleConv(widths[-1], bottom, dropout=dropout)
+        self.encoder = nn.ModuleList(DoubleConv(width, 2 * width) for width in widths[:-1])
+        self.bottom = DoubleConv(widths[-1], below)
+        self.drop = nn.Dropout2d(dropout)
         self.decoder = nn.ModuleList()
-        below = bottom
         for level in reversed(range(depth)):
-            out = widths[level] // (halve if level else 1)
+            out = widths[level] // (narrow if level else 1)
             self.decoder.append(Up(below, widths[level] if skips else 0, out, upsampling))
             below = out
         self.head = nn.Conv2d(base, out_channels, kernel_size=1)
@@ -82,8 +99,61 @@ class UNet(nn.Module):
         features = [self.stem(self.shrink(x) if self.half else x)]  # (N, 64, H, W)
         for level in self.encoder:
             features.append(level(self.pool(features[-1])))  # (N, 128, H/2, W/2), ...
-        x = self.bottom(self.pool(features[-1]))  # (N, 512 or 1024, H/16, W/16)
+        x = self.drop(self.bottom(self.pool(features[-1])))  # (N, 512 or 1024, H/16, W/16)
         for level, skip in zip(self.decoder, reversed(features), strict=True):
             x = level(x, skip if self.skips else None, skip.shape[-2:])
         x = self.head(x)  # (N, 1, H, W)
         return F.interpolate(x, size=size, mode="bilinear") if self.half else x
+
+
+class UNetDropout(UNet):
+    """`unet_transposed` with dropout of pooled values and a single convolution at the bottom."""
+
+    def __init__(self, base: int = 64, dropout: float = 0.6):
+        super().__init__(base=base, upsampling="transposed")
+        self.pool = nn.Sequential(nn.MaxPool2d(2), nn.Dropout(dropout))
+        self.bottom = nn.Conv2d(8 * base, 16 * base, 3, padding=1)
+
+
+class UNetPooled(nn.Module):
+    """A U-Net for portraits that pools before its first convolution, with no skip at full size.
+
+    Shape: float (N, 3, H, W), H and W multiples of 32 -> logits (N, 1, H, W).
+    """
+
+    def __init__(self, base: int = 64, dropout: float = 0.3):
+        super().__init__()
+        self.encoder, self.ups, self.decoder = (nn.ModuleList() for _ in range(3))
+        down = (1, 0), (2, 0), (4, 0), (8, 0), (8, dropout)
+        up = (8, 8, dropout), (4, 4, dropout), (2, 2, 0), (1, 1, 0), (1, 0, dropout)
+        below = 3
+        for factor, rate in down:
+            self.encoder.append(DoubleConv(below, factor * base, dropout=rate))
+            below = factor * base
+        for factor, skip, rate in up:
+            out = factor * base
+            self.ups.append(nn.ConvTranspose2d(below, out, 3, 2, padding=1, output_padding=1))
+            self.decoder.append(DoubleConv(out + skip * base, out, dropout=rate))
+            below = out
+        self.head = nn.Conv2d(base, 1, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(f"unet_pooled takes multiples of 32 pixels, not {height}×{width}")
+        features = []
+        for level in self.encoder:
+            x = level(F.max_pool2d(x, 2))  # (N, 64, H/2, W/2), ... (N, 512, H/32, W/32)
+            features.append(x)
+        skips = [None, *features[:-1]]
+        for up, level in zip(self.ups, self.decoder, strict=True):
+            x, skip = up(x), skips.pop()
+            x = level(x if skip is None else torch.cat([skip, x], dim=1))
+        return self.head(x)  # (N, 1, H, W)
+
+
+def check_size(x: torch.Tensor, halvings: int) -> None:
+    """Raises ValueError where images (N, C, H, W) are too small to be halved so many times."""
+    (height, width), least = x.shape[-2:], 2**halvings
+    if min(height, width) < least:
+        raise ValueError(f"this network needs {least}×{least} pixels or more, not {height}×{width}")

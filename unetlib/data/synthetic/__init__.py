@@ -1,10 +1,215 @@
-"""A procedural dataset with exact soft mattes: what the course runs on when there are no photos.
+"""Drawn photos with exact soft mattes, and ordinary files of them: what the course runs on.
 
-generate_sample(seed, index)     one picture, see `scene`
-write_synthetic(root)            a dataset of ordinary image and mask files, see `files`
+A photo shows a person or a thing, in light and shade, over any background:
+
+    image = degrade(matte * foreground + (1 - matte) * background)
+
+A sample depends on (seed, index) alone; `size` draws the same picture larger or smaller.
 """
 
-from unetlib.data.synthetic.files import write_synthetic
-from unetlib.data.synthetic.scene import GENERATOR_VERSION, TAGS, Sample, generate_sample
+import json
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-__all__ = ["GENERATOR_VERSION", "TAGS", "Sample", "generate_sample", "write_synthetic"]
+import cv2
+import numpy as np
+from PIL import Image, PngImagePlugin
+from tqdm import tqdm
+
+from unetlib.data.images import SUFFIXES
+from unetlib.data.pairs import DataError, split_fraction
+from unetlib.data.synthetic import backgrounds, figures
+from unetlib.data.synthetic.drawing import Pen, mix, path
+from unetlib.paths import whole, write_whole
+
+TAGS = {"hair": 0.34, "transparency": 0.28, "reflection": 0.32, "texture": 0.42}  # how often
+PALETTE = (  # skin and hair; then a dark, a middle and a light colour for clothes
+    "240,206,180 224,174,140 206,152,114 162,106,74 110,70,50 86,56,44",
+    "38,32,36 84,56,40 116,72,46 190,102,52 206,204,202 104,78,146",
+    "30,52,92 24,84,84 110,34,52 76,56,28 62,44,96 40,72,48",
+    "52,112,160 198,76,60 88,140,92 150,92,150 196,134,48 90,148,156",
+    "240,206,120 150,204,190 228,170,150 176,196,232 214,176,214 190,208,130",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """image uint8 (H, W, 3) RGB; matte float32 (H, W) in [0, 1], in steps of 1/255; tags of TAGS;
+    foreground and background uint8 (H, W, 3), the true colours in front and behind."""
+
+    image: np.ndarray
+    matte: np.ndarray
+    tags: tuple[str, ...]
+    foreground: np.ndarray
+    background: np.ndarray
+
+    def composite(self) -> np.ndarray:
+        """matte * foreground + (1 - matte) * background: the image before noise and JPEG."""
+        share = self.matte[..., None]
+        mixed = share * self.foreground + (1 - share) * self.background
+        return np.rint(mixed).astype(np.uint8)
+
+
+def generate_sample(seed: int, index: int, size: int = 128) -> Sample:
+    """Sample `index` of the set `seed` (both 0 or more) with `size` x `size` pixels, 16 or more."""
+    if seed < 0 or index < 0 or size < 16:
+        raise ValueError(f"seed and index are 0 or more, size at least 16: {seed}, {index}, {size}")
+    rng = np.random.default_rng([seed, index])
+    tags = {tag for tag, share in TAGS.items() if rng.random() < share}
+    skin, hair, *clothes = (rng.choice(path(tones, columns=3)) for tones in PALETTE)
+    colours = np.float32([skin, hair, *rng.permutation(clothes)]) * rng.uniform(0.88, 1.06, (5, 1))
+    n = size * max(2, -(-192 // size))  # drawn larger, for fine edges
+    pen = Pen(n, (np.cos(rng.uniform(0, 2 * np.pi)) * 0.8, -0.5))
+    draw_figure(pen, rng, colours, tags)
+    back = draw_background(rng, n, colours, "texture" in tags)
+    rgba = cv2.resize(pen.rgba, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    back = cv2.resize(back, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    fore, back, matte = light(rng, rgba, back)
+    sample = Sample(back, matte, tuple(tag for tag in TAGS if tag in tags), fore, back)
+    return replace(sample, image=photograph(rng, sample.composite()))
+
+
+def draw_figure(pen: Pen, rng, colours, tags: set[str]) -> None:
+    """A person in three pictures of four. Corrects the tags where a thing cannot show them."""
+    flip, turn = rng.random() < 0.5, rng.normal(0, 0.07)
+    if rng.random() < 0.77:
+        head = rng.triangular(0.18, 0.3, 0.46)  # from most of the figure to the face alone
+        pen.place(rng.uniform(0.25, 0.75), 0.85 * head + rng.uniform(0.02, 0.16), head, turn, flip)
+        return figures.draw_person(pen, rng, colours, tags)
+    pen.place(rng.uniform(0.3, 0.7), rng.uniform(0.45, 0.62), rng.uniform(0.6, 0.95), turn, flip)
+    draw = figures.draw_plant if rng.random() < 0.5 else figures.draw_ball
+    if "transparency" in tags:
+        draw = figures.draw_glass
+        tags.discard("hair")
+        tags.add("reflection")
+    draw(pen, rng, colours, tags)
+
+
+def draw_background(rng, n: int, colours, busy: bool) -> np.ndarray:
+    """In the figure's colours, paler as air makes them; the busy ones a little out of focus."""
+    pool = rng.choice(colours, 8) * rng.uniform(0.8, 1.15, (8, 1))
+    pool = mix(pool, rng.uniform(80, 200), rng.uniform(0.2, 0.48))
+    image = rng.choice(backgrounds.BUSY if busy else backgrounds.SOFT)(rng, n, pool)
+    sigma = rng.uniform(0.004, 0.012) * len(image)
+    return cv2.GaussianBlur(image, (0, 0), sigma) if busy else image
+
+
+def light(rng, rgba, back) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The figure's shadow, and light over all: (foreground, background, matte) as in Sample."""
+    size = len(back)
+    shift = np.column_stack([np.eye(2), size * rng.uniform((-0.03, 0.005), (0.03, 0.04))])
+    shadow = cv2.warpAffine(rgba[..., 3], shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(0.012, 0.03) * size)
+    back = back * (1 - rng.uniform(0.4, 0.65) / 255 * shadow)[..., None]
+    x, _ = backgrounds.grid(size, rng.uniform(0, 6.3), 2.0)
+    lit = rng.uniform(0.92, 1.02, 3) + rng.uniform(0, 0.06) * x[..., None]
+    fore = rgba[..., :3] * (255 / np.maximum(rgba[..., 3:], 1.0))
+    fore, back = (np.clip(np.rint(v * lit), 0, 255).astype(np.uint8) for v in (fore, back))
+    return fore, back, np.rint(rgba[..., 3]) / np.float32(255)
+
+
+def photograph(rng, image) -> np.ndarray:
+    """What a camera and a file format add: grain, and the artefacts of JPEG."""
+    grain = max(0, rng.uniform(-2, 4)) * rng.standard_normal((*image.shape[:2], 1), np.float32)
+    noisy = np.clip(np.rint(image + grain), 0, 255).astype(np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(70, 97))]
+    code = cv2.imencode(".jpg", noisy[..., ::-1], quality)[1]
+    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+__all__ = ["TAGS", "Sample", "generate_sample", "write_synthetic"]
+
+VERSION = 3  # of the drawings: sets of another version are drawn anew
+OURS = re.compile(r"synthetic-\d{6,}\.(jpg|png)")
+
+
+def write_synthetic(
+    root,
+    count: int = 1200,
+    size: int = 128,
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write samples 0 to count - 1 to root/{train,val}/{images/*.jpg, masks/*.png}, `size` square.
+
+    The split is `split_fraction(id, seed) < val_fraction`. The files are the same for any number of
+    `workers` (processes; None: as many as pay). What is there already is kept, so a call that was
+    killed is finished by the next one; samples of other arguments are replaced. A photo that this
+    function did not write is never touched: it raises DataError. Returns root.
+    """
+    if count < 1 or not 0 <= val_fraction < 1:
+        raise ValueError(f"count is 1 or more, val_fraction in [0, 1): {count}, {val_fraction}")
+    root, ids = Path(root), [f"synthetic-{i:06d}" for i in range(count)]
+    sides = [root / ("val" if split_fraction(id, seed) < val_fraction else "train") for id in ids]
+    if len(set(sides)) == 1 and val_fraction > 0:
+        raise DataError(f"all {count} samples fall into {sides[0].name}: take a larger count")
+    jobs = [
+        (seed, i, size, side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png")
+        for i, (id, side) in enumerate(zip(ids, sides, strict=True))
+    ]
+    settings = json.dumps({"version": VERSION, "seed": seed, "size": size})
+    remove_stale(root, {path for job in jobs for path in job[3:]}, settings)
+    write_whole(root / "synthetic.json", settings.encode())
+    todo = [job for job in jobs if not (job[3].is_file() and job[4].is_file())]
+    workers = workers or min(8, cv2.getNumberOfCPUs(), len(todo) // 150 + 1)  # fewer do not pay
+    # spawn: safe beside the threads of torch and of a notebook, the same on every system. In a
+    # script without `if __name__ == "__main__":` it fails, and this process draws the rest.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,))
+    with suppress(BrokenProcessPool), pool:
+        drawn = pool.map(draw, todo, chunksize=8) if workers > 1 else map(draw, todo)
+        for _ in tqdm(drawn, "drawing", len(todo), disable=not (progress and todo)):
+            pass
+    for job in todo:
+        if not job[4].is_file():
+            draw(job)
+    rows = ["id,source,split,tags,foreground_share"]
+    for *_, mask in jobs:
+        with Image.open(mask) as image:
+            tags, share = image.text["tags"], image.text["share"]
+        rows.append(f"{mask.stem},synthetic,{mask.parent.parent.name},{tags},{share}")
+    write_whole(root / "manifest.csv", "\n".join([*rows, ""]).encode())
+    return root
+
+
+def remove_stale(root: Path, wanted: set[Path], settings: str) -> None:
+    """Make the folders, and remove what an earlier call wrote that is not `wanted` now. Raises
+    DataError before anything is removed if a photo is somebody else's."""
+    folders = [root / split / kind for split in ("train", "val") for kind in ("images", "masks")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    here = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
+    stamp = root / "synthetic.json"  # names alone do not make a file ours
+    ours = [path for path in here if stamp.is_file() and OURS.fullmatch(path.name)]
+    foreign = [p for p in here if p.suffix.lower() in SUFFIXES and p not in ours]
+    if not stamp.is_file():
+        foreign += root.glob("manifest.csv")
+    if foreign:
+        raise DataError(
+            f"{foreign[0]} is no synthetic sample; nothing was changed. Choose another folder "
+            "(data_dir), or the source 'folder' for the photos that are there"
+        )
+    same = stamp.is_file() and stamp.read_text() == settings
+    for file in [*ours, *root.glob("*/*/.synthetic-*.part")]:
+        if file not in wanted or not same:
+            file.unlink()
+
+
+def draw(job: tuple[int, int, int, Path, Path]) -> None:
+    """Write one sample; its tags and foreground share go into the mask's metadata."""
+    seed, index, size, photo, mask = job
+    sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
+    info.add_text("tags", ";".join(sample.tags))
+    info.add_text("share", f"{sample.matte.mean():.4f}")
+    with whole(photo) as part:
+        Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
+    with whole(mask) as part:
+        matte = np.rint(255 * sample.matte).astype(np.uint8)
+        Image.fromarray(matte).save(part, "PNG", pnginfo=info)

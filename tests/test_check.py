@@ -1,0 +1,333 @@
+"""Every planted fault of a dataset is found, nothing else is said, only bad pairs are moved."""
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from scipy.ndimage import grey_dilation, grey_erosion
+
+from unetlib.data.check import ADVICE, ERRORS, examine
+from unetlib.data.pairs import DataError
+from unetlib.data.sources import open_source
+from unetlib.data.synthetic import write_synthetic
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """Drawn photos and masks, 26 in train and 14 in val."""
+    folder = tmp_path_factory.mktemp("clean") / "data"
+    write_synthetic(folder, 40, 96, val_fraction=0.3, workers=1, progress=False)
+    (folder / "manifest.csv").unlink()
+    return folder
+
+
+@pytest.fixture
+def data(clean, tmp_path):
+    return shutil.copytree(clean, tmp_path / "data")
+
+
+class Set:
+    """The files of a set by number; what is planted, is planted at `number`."""
+
+    def __init__(self, root, number=5):
+        self.root, self.number = root, number
+
+    def id(self, number=0, side="train"):
+        return sorted(p.stem for p in (self.root / side / "masks").iterdir())[number]
+
+    def image(self, number=None, side="train"):
+        number = self.number if number is None else number
+        return self.root / side / "images" / f"{self.id(number, side)}.jpg"
+
+    def mask(self, number=None, side="train"):
+        number = self.number if number is None else number
+        return self.root / side / "masks" / f"{self.id(number, side)}.png"
+
+    def add(self, change, id="sz", side="train"):
+        """A photo and its mask once more, changed alike."""
+        photo, mask = (change(Image.open(path)) for path in (self.image(), self.mask()))
+        photo.save(self.root / side / "images" / f"{id}.jpg", quality=92)
+        mask.save(self.root / side / "masks" / f"{id}.png")
+        return f"{side}/images/{id}.jpg"
+
+
+def mask_of(change):
+    """Plants a mask made from the one that is there, uint8 (H, W)."""
+
+    def plant(s):
+        path = s.mask()
+        made = change(np.array(Image.open(path).convert("L")))
+        (made if isinstance(made, Image.Image) else Image.fromarray(np.uint8(made))).save(path)
+        return path.name
+
+    return plant
+
+
+def content_of(which, change):
+    def plant(s):
+        path = getattr(s, which)()
+        path.write_bytes(change(path.read_bytes()))
+        return path.name
+
+    return plant
+
+
+def photo_as_mask(mode):
+    def plant(s):
+        photo = Image.open(s.image(6))
+        (photo.quantize(256) if mode == "P" else photo.convert(mode)).save(s.mask())
+        return s.mask().name
+
+    return plant
+
+
+def inverted(s):
+    shares = [np.asarray(Image.open(s.mask(i)))[:20].mean() for i in range(10)]
+    path = s.mask(int(np.argmin(shares)))  # nothing in the upper border, as is usual
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    return path.name
+
+
+def label_map(mask):
+    """A person in parts: hair, face, clothes, shoes."""
+    colours = np.array([(128, 0, 0), (0, 128, 128), (192, 128, 0), (0, 0, 160)], np.uint8)
+    rows = np.arange(len(mask)) * 4 // len(mask)
+    return Image.fromarray(colours[rows][:, None] * (mask[..., None] > 127))
+
+
+def trimap(mask):
+    inner, outer = grey_erosion(mask, 7), grey_dilation(mask, 7)
+    return np.where(inner > 250, 255, (outer > 5) * 128)
+
+
+def same_stem(s):
+    Image.open(s.image()).save(s.image().with_suffix(".png"))
+    return s.image().name
+
+
+def blank(s):
+    Image.new("RGB", (96, 96), (90, 120, 200)).save(s.image())
+    return s.image().name
+
+
+def copied(side, change=lambda image: image, exact=False):
+    def plant(s):
+        name = s.add(change, side=side)
+        if exact:
+            shutil.copy(s.image(), s.root / name)
+        return name
+
+    return plant
+
+
+def recoded(image):
+    file = io.BytesIO()
+    image.save(file, "PNG" if image.mode == "L" else "JPEG", quality=35)
+    return Image.open(file)
+
+
+def same_id(s):
+    new = s.id(0, "val")
+    for path in (s.image(), s.mask()):
+        path.rename(path.with_stem(new))
+    return new
+
+
+def same_group(s):
+    (s.root / "manifest.csv").write_text(f"id,group\n{s.id(3)},anna\n{s.id(3, 'val')},anna\n")
+    return "anna"
+
+
+def empty_val(s):
+    for folder in ("images", "masks"):
+        shutil.rmtree(s.root / "val" / folder)
+        (s.root / "val" / folder).mkdir()
+    return "val"
+
+
+FAULTS = {
+    "image without mask": ("image without mask", lambda s: s.mask().unlink() or "images/"),
+    "mask without image": ("mask without image", lambda s: s.image().unlink() or "masks/"),
+    "two of one stem": ("same stem", same_stem),
+    "a text": (
+        "not used",
+        lambda s: (s.root / "train" / "images" / "notes.txt").write_text("hello") and "notes.txt",
+    ),
+    "no image": ("unreadable", content_of("image", lambda data: b"<html>404</html>")),
+    "a photo cut off": ("unreadable", content_of("image", lambda data: data[: len(data) // 2])),
+    "a mask cut off": ("unreadable", content_of("mask", lambda d: d[: len(d) // 2] + d[-12:])),
+    "another shape": ("shape", mask_of(lambda m: m[10:])),
+    "colour photo as mask": ("photo as mask", photo_as_mask("RGB")),
+    "palette of a photo": ("photo as mask", photo_as_mask("P")),
+    "label map": ("coloured mask", mask_of(label_map)),
+    "labels 1, 2, 3": ("labels", mask_of(lambda m: (m > 127) * (1 + np.indices(m.shape)[0] // 32))),
+    "labels in 16 bit": ("labels", mask_of(lambda m: Image.fromarray(np.uint16(m > 127) * 3))),
+    "trimap": ("labels", mask_of(trimap)),
+    "inverted": ("inverted mask", inverted),
+    "all black": ("empty mask", mask_of(np.zeros_like)),
+    "all white": ("full mask", mask_of(lambda m: np.full_like(m, 255))),
+    "one colour": ("blank photo", blank),
+    "the same file": ("same photo", copied("train", exact=True)),
+    "re-encoded": ("near copy", copied("train", recoded)),
+    "cropped": ("near copy", copied("train", lambda image: image.crop((2, 1, 95, 94)))),
+    "mirrored": ("near copy", copied("train", ImageOps.mirror)),
+    "the same file in val": ("same photo in train and val", copied("val", exact=True)),
+    "smaller in val": ("near copy in train and val", copied("val", lambda i: i.resize((64, 64)))),
+    "same id": ("same group in train and val", same_id),
+    "same group": ("same group in train and val", same_group),
+    "one mask for two": ("same mask", lambda s: shutil.copy(s.mask(5), s.mask(6)).name),
+    "none in val": ("no pairs", empty_val),
+}
+
+
+def titles(report):
+    return [issue.kind for issue in report.issues]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_and_nothing_else(data, fault):
+    kind, plant = FAULTS[fault]
+    named = plant(Set(data))
+    report = examine(data)
+    also = ["mask without image", kind] if kind == "same stem" else []
+    assert titles(report) == [*also, kind], report.text()
+    assert named in report.text() and kind in report.text()
+    assert str(data) not in report.text()
+    assert ("none of them" in report.text()) == (report.issues[0].kind not in ERRORS)
+
+
+def test_every_kind_is_planted_and_a_clean_set_is_clean(clean, tmp_path):
+    assert len(ADVICE) == 21
+    planted = {kind for kind, _ in FAULTS.values()}
+    assert planted == set(ADVICE) - {"not read"}  # that one is below
+    report = examine(clean)
+    assert report.issues == [] and "none of them would spoil" in report.text()
+    assert {side: len(pairs) for side, pairs in report.pairs.items()} == {"train": 26, "val": 14}
+    for name in ("images", "masks"):  # undivided
+        shutil.copytree(clean / "train" / name, tmp_path / name)
+    assert examine(tmp_path).issues == []
+
+
+def test_sources_groups_and_kinds_of_masks(data, clean):
+    Set(data).add(recoded, side="val")
+    report = examine(open_source("folder", data))
+    assert titles(report) == ["near copy in train and val"] and len(report.pairs["val"]) == 15
+    FAULTS["cropped"][1](Set(data, 7))
+    grouped = examine(f"folder:{data}?groups=(.)")  # of one group: expected to be alike
+    assert "near copy" not in titles(grouped)
+    with pytest.raises(ValueError, match="one source at a time"):
+        examine(f"folder:{data} + folder:{clean}")
+    with pytest.raises(DataError, match="no such folder"):
+        examine(data / "nowhere")
+    for path in (clean / "train" / "masks").iterdir():  # persons by number
+        inside = np.asarray(Image.open(path)) > 127
+        numbers = np.uint8(inside * (1 + np.indices(inside.shape)[1] // 48))
+        Image.fromarray(numbers).save(data / "train" / "masks" / path.name)
+    assert "labels" in titles(examine(f"folder:{data / 'train'}"))
+    assert not {"labels", "unreadable"} & {*titles(examine(f"folder:{data}?mask_kind=labels"))}
+
+
+def test_near_copies_that_the_split_by_names_would_tear_apart(data):
+    for side in ("train", "val"):
+        for name in ("images", "masks"):
+            shutil.copytree(data / side / name, data / name, dirs_exist_ok=True)
+        shutil.rmtree(data / side)
+    train = open_source("folder", data).train[0]
+    for number in range(20):
+        shutil.copy(train.mask, data / "masks" / f"copy {number}.png")
+        small = Image.open(train.image).resize((64 + number, 64 + number))
+        small.save(data / "images" / f"copy {number}.jpg")
+    (issue,) = examine(data).issues
+    assert issue.kind == "near copy in train and val"
+    val = {pair.image for pair in open_source("folder", data).val if pair.id.startswith("copy")}
+    assert val and {pair.image for pair in issue.spare} == val
+
+
+def test_real_photos(real_data):
+    """No two of them are alike, whatever they have in common."""
+    assert examine(f"pennfudan:{real_data / 'PennFudanPed'}").issues == []
+    assert examine(real_data / "people").issues == []
+
+
+def test_pictures(clean, data):
+    FAULTS["smaller in val"][1](Set(data))
+    FAULTS["a photo cut off"][1](Set(data, 9))  # not shown: it cannot be read
+    axes = examine(data).figure().axes
+    titles = [axis.get_title() for axis in axes if axis.get_title()]
+    assert [title.split("\n")[0] for title in titles] == ["near copy in train and val"] * 2
+    assert len([axis for axis in examine(clean).figure(4).axes if axis.images]) == 8
+
+
+# --- the command: pages, exit codes, quarantine ---------------------------------------------------
+
+
+def run(*args, cwd):
+    command = [sys.executable, "-m", "unetlib", "check", *map(str, args)]
+    env = {**os.environ, "UNETLIB_ROOT": str(cwd)}
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=env
+    )
+
+
+def contents(root):
+    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_quarantine_cures_and_can_be_undone(data, tmp_path):
+    faults = ["image without mask", "a photo cut off", "another shape", "a text", "all black"]
+    for number, fault in enumerate([*faults, "two of one stem", "the same file"]):
+        FAULTS[fault][1](Set(data, 2 * number))
+    before, away = contents(data), tmp_path / "away"
+    for wrong in (data / "bad", tmp_path, ""):  # in the dataset, there already, empty
+        inside = run(data, "--quarantine", wrong, cwd=tmp_path)
+        assert inside.returncode == 2 and "new folder" in inside.stderr and contents(data) == before
+    done = run(data, "--quarantine", "away", cwd=tmp_path)
+    assert done.returncode == 0 and "empty mask (1)" in done.stdout, done.stderr
+    assert " 0 issues" in done.stdout.splitlines()[-1]
+    page = tmp_path / "outputs" / "check" / "data.html"
+    assert "image without mask" in page.read_text("utf-8")
+    assert examine(data).issues == []
+    with open(away / "moved.csv", newline="", encoding="utf-8") as file:
+        for source, target, reason in csv.reader(file):
+            assert reason
+            shutil.move(target, source)
+    assert contents(data) == before
+
+
+def test_exit_codes(clean, tmp_path):
+    fine = run(clean, cwd=tmp_path)
+    assert fine.returncode == 0 and "none of them would spoil" in fine.stdout, fine.stderr
+    bad = shutil.copytree(clean, tmp_path / "bad")
+    inverted(Set(bad))
+    assert run(bad, cwd=tmp_path).returncode == 1
+    answer = run("nowhere", cwd=tmp_path)
+    assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1, answer
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from unetlib.data.check import examine
+examine(sys.argv[1])  # all that is needed is imported
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 180_000_000,) * 2)
+report = examine(sys.argv[2])
+print(report.text(), [issue.spare for issue in report.issues])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limited on Linux only")
+def test_what_does_not_fit_into_memory_is_no_damage(clean, tmp_path):
+    data = shutil.copytree(clean / "train", tmp_path / "data")
+    Image.new("RGB", (10000, 10000)).save(data / "images" / "large.png", compress_level=1)
+    shutil.copy(Set(clean).mask(), data / "masks" / "large.png")
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, clean, data]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "not read (1)" in done.stdout and "large.png: out of memory" in done.stdout, done
+    assert done.stdout.endswith("[()]\n")

@@ -1,0 +1,98 @@
+"""The web page without a browser: what it shows and makes, its limits, the command's refusals."""
+
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import write_color_network
+from PIL import Image
+
+from unetlib.app import web
+from unetlib.cutting import Recipe, cut_photo
+from unetlib.data.images import ImageError
+from unetlib.predict import Predictor
+
+pytest.importorskip("gradio")
+# size, threshold, refine, largest, holes, grow, feather, ground, color, behind, blur
+SETTINGS = [0, 0.5, "guided", False, False, 0, 0, "transparent", "#0a4678", None, 3]
+
+
+@pytest.fixture
+def network(root, tmp_path, monkeypatch) -> str:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return str(write_color_network(tmp_path / "red.onnx"))
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    rgb = np.full((90, 120, 3), (10, 30, 90), np.uint8)
+    rgb[20:70, 30:80] = (250, 20, 20)
+    Image.fromarray(rgb).save(tmp_path / "me.png")
+    return str(tmp_path / "me.png")
+
+
+def test_the_preview(network, photo):
+    (before, after), soft, edge, text = web.preview(photo, network, *SETTINGS)
+    np.testing.assert_array_equal(before, np.asarray(Image.open(photo)))
+    assert after.shape == before.shape and soft.shape == (90, 120) and edge.ndim == 3
+    assert soft[45, 55] > 250 and soft[5, 5] < 5 and "120×90 pixels, 23% foreground" in text
+    for ground, far in (("colour", (10, 70, 120)), ("grey", (31, 31, 31)), ("blur", (10, 30, 90))):
+        settings = [*SETTINGS[:7], ground, *SETTINGS[8:]]
+        (_, after), *_ = web.preview(photo, network, *settings)
+        np.testing.assert_allclose(after[2, 2], far, atol=3)
+    behind = np.full((9, 9, 3), 200, np.uint8)
+    settings = [*SETTINGS[:7], "picture", "", behind, 3]
+    assert web.preview(photo, network, *settings)[0][1][2, 2].tolist() == [200, 200, 200]
+    Image.new("RGB", (50, 40), "blue").save(Path(photo).with_name("blue.png"))
+    said = web.preview(str(Path(photo).with_name("blue.png")), network, 64, *SETTINGS[1:])[-1]
+    assert "Nothing reaches the threshold" in said and "at 64×64" in said
+
+
+def test_another_threshold_does_not_predict_again(network, photo, tmp_path):
+    first = web.preview(photo, network, *SETTINGS)
+    Path(network).unlink()  # whatever asked it once more would fail
+    assert web.preview(photo, network, 0, 0.9, *SETTINGS[2:])[-1] != "" and first
+
+
+def test_files_are_those_of_the_command(network, photo, tmp_path):
+    files = web.make_files([photo], network, *SETTINGS)
+    names = [f"me_{kind}.png" for kind in ("mask_binary", "mask_soft", "foreground")]
+    assert [Path(file).name for file in files] == names
+    assert all(Path(file).is_relative_to(tmp_path / "temporary") for file in files)
+    cut_photo(photo, Predictor(network), Recipe()).save(tmp_path, "me")
+    assert all(Path(f).read_bytes() == (tmp_path / Path(f).name).read_bytes() for f in files)
+    (tmp_path / "other").mkdir()
+    again = str(tmp_path / "other" / "me.png")
+    Image.new("RGB", (9, 9), "red").save(again)
+    [file] = web.make_files([photo, again], network, *SETTINGS)
+    with zipfile.ZipFile(file) as archive:
+        assert len(archive.namelist()) == 6 and "me_2_foreground.png" in archive.namelist()
+
+
+def test_what_is_too_large_or_no_photo_is_said_by_name(network, tmp_path):
+    Image.new("1", (9000, 6000)).save(tmp_path / "huge.png")
+    with pytest.raises(ImageError, match="^huge.png: 9000×6000 is more than 50 megapixels"):
+        web.preview(str(tmp_path / "huge.png"), network, *SETTINGS)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ImageError, match="^text.png: not an image"):
+        web.preview(str(tmp_path / "text.png"), network, *SETTINGS)
+
+
+def test_the_command_says_what_is_wrong(network, tmp_path):
+    def run(*args):
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        command = [sys.executable, "-m", "unetlib", "app", "--no-browser", *args]
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
+
+    done = run("--network", "")
+    assert done.returncode == 2 and "is empty" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = run("--network", network, "--port", port)
+    assert done.returncode == 1 and port in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,269 @@
+"""The command `unetlib run`: the notebooks through papermill, one folder per run, and a report.
+
+outputs/runs/NAME/ holds the executed notebooks, what they wrote, report.html and metrics.json:
+{"run": settings, versions, state of each notebook; "evaluation": what 04_evaluate measured}.
+"""
+
+import ast
+import filecmp
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections import ChainMap
+from contextlib import suppress
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+import unetlib
+from unetlib.app.pages import code, write_notebook_page, write_page
+from unetlib.errors import hint
+from unetlib.paths import find_input, project_root, resolve, write_whole
+
+RUNS = "outputs/runs"
+VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
+SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "batch_size": 8, "baseline_images": 6}
+SMOKE |= {"data_dir": "outputs/smoke"}  # tiny photos stay out of data/
+FULL = {"image_size": 320, "count": 6000, "epochs": 60, "model": "unet", "augment": "strong"}
+PRESETS = {"smoke": SMOKE, "quick": {}, "full": FULL}
+
+
+def read_record(folder: Path) -> dict:
+    """A run's metrics.json as {"run": {...}, "evaluation": {...}}; what 04_evaluate wrote, bare,
+    is the evaluation. Raises ValueError that names a bad file."""
+    path = folder / "metrics.json"
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        content = dict(json.loads(text, parse_constant=lambda name: None))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} should hold a JSON object ({error})") from None
+    wrapped = content if isinstance(content.get("run"), dict) else {"evaluation": content}
+    return {"run": {}, "evaluation": {}} | wrapped
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write metrics.json, whole or not at all."""
+    write_whole(folder / "metrics.json", json.dumps(record, indent=2).encode())
+
+
+def find_notebooks() -> list[Path]:
+    """The course's notebooks in order: those below project_root(), else those of the checkout."""
+    for place in (project_root(), Path(unetlib.__file__).parents[1]):
+        if found := sorted(place.glob("notebooks/[0-9][0-9]_*.ipynb")):
+            return found
+    raise ValueError(f"no notebooks (01_….ipynb) in {place}: run this in a checkout")
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """Names and default values of the notebook's `parameters` cell."""
+    import papermill
+
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+
+def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any]:
+    """The values in the types of the defaults, names of files as absolute paths. Raises ValueError
+    or click.BadParameter for what does not fit."""
+    checked = {}
+    known = sorted(defaults.keys() - {"outputs_dir"})
+    for name, text in given.items():
+        if name not in known:
+            raise ValueError(f"no parameter {name!r}.{hint(name, known)} Known: {', '.join(known)}")
+        kind = click.types.convert_type(None, defaults[name])
+        checked[name] = kind(text, click.Argument([name]))
+        if name in ("source_root", "photo", "init_from") and text:
+            checked[name] = str(find_input(text))
+    return checked
+
+
+def select(notebooks: list[Path], only: tuple[str, ...], start: str | None) -> list[Path]:
+    """The notebooks that `only` names ("04", "4" or "04_evaluate"), or those from `start` on."""
+    numbers = [name.zfill(2)[:2] for name in (*only, *filter(None, [start]))]
+    found = [path for path in notebooks if path.stem[:2] in numbers]
+    if len(found) < len(set(numbers)) or (only and start):
+        known = ", ".join(path.stem for path in notebooks)
+        raise ValueError(f"either --only or --from names a notebook of {known}")
+    return [path for path in notebooks if path >= found[0]] if start else found or notebooks
+
+
+def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
+    """Folder and record of a run: a `part` of the course goes on in the one called `name`, or in
+    the newest, where there is one. Raises ValueError for a bad name."""
+    if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"a run's name is letters, digits, '-', '_' and '.', not {name!r}")
+    found = list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))
+    if part and found:
+        folder = max(found, key=lambda path: path.stat().st_mtime).parent
+        return folder, read_record(folder)
+    preset = preset or "quick"
+    folder = resolve(RUNS) / (name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}")
+    if folder.exists():
+        raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
+    folder.mkdir(parents=True)
+    return folder, {"run": {"preset": preset, "parameters": {}, "notebooks": {}}, "evaluation": {}}
+
+
+def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> str:
+    """Run a notebook and write it, as far as it came, into `folder`; `timeout` in seconds per cell.
+    Returns "", or cell and exception in a line where it failed or was stopped with Ctrl-C."""
+    import nbformat
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # errors come as exceptions
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this Python's kernel, not one of the user's
+    os.environ.pop("MPLBACKEND", None)  # figures are shown
+    options = {"kernel_name": "python3", "execution_timeout": timeout}
+    options |= {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
+    output = folder / notebook.name
+    output.unlink(missing_ok=True)  # what an earlier run left must not pass for this one's
+    try:
+        papermill.execute_notebook(notebook, output, parameters, **options)
+        return ""
+    except CellTimeoutError:
+        error = f"Timeout: it ran longer than {timeout:g} s (--timeout allows more)"
+    except DeadKernelError:
+        error = "DeadKernelError: the notebook's Python died, most often for want of memory"
+    except (Exception, KeyboardInterrupt) as failure:  # the run goes on to its report
+        name = getattr(failure, "ename", type(failure).__name__)
+        error = f"{name}: {getattr(failure, 'evalue', failure)}"
+    cells = nbformat.read(output, as_version=4).cells if output.is_file() else []
+    about = [cell.metadata.get("papermill", {}) for cell in cells if cell.cell_type == "code"]
+    number = sum(bool(one.get("start_time")) for one in about)  # a dying kernel does not count
+    return " ".join(f"cell {number}: {error}".split())[:300]
+
+
+def publish(folder: Path) -> list[str]:
+    """Copy what a run made to outputs/, where the notebooks look; returns the folders copied.
+    A checkpoint that is there and that no run has a copy of is kept, under its date."""
+    parts = ("checkpoints", "timelapse", "videos", "images")
+    copied = [part for part in parts if (folder / part).is_dir()]
+    for part in copied:
+        target = resolve("outputs") / part
+        if part in ("timelapse", "videos"):  # frames of two trainings must not mix
+            shutil.rmtree(target, ignore_errors=True)
+        for path in target.glob("best_model.*"):
+            copies = resolve(RUNS).glob(f"*/{part}/{path.name}")
+            if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):
+                date = datetime.fromtimestamp(path.stat().st_mtime)
+                path.rename(path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
+        shutil.copytree(folder / part, target, dirs_exist_ok=True)
+    return copied
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, and a page for each executed notebook, from what is in a run's folder:
+    it also has to tell of a run that failed half-way."""
+    import nbformat
+    import pandas as pd
+    from PIL import Image
+
+    record = read_record(folder)
+    run, scores, solved, pages = record["run"], record["evaluation"], {}, []
+    given = "".join(f" -p {name} {value}" for name, value in run.get("parameters", {}).items())
+    parts = [f"{code('unetlib run ' + run.get('preset', '') + given)}: **{run.get('status')}**"]
+    for stem, state in run.get("notebooks", {}).items():
+        link = stem
+        if (path := folder / f"{stem}.ipynb").is_file():
+            notebook = nbformat.read(path, as_version=4)
+            write_notebook_page(path.with_suffix(".html"), notebook, stem)
+            solved |= verdicts(notebook)
+            link = f"[{stem}]({stem}.html)"
+        pages.append(f"- {link}: {state['status']}, {state['seconds']} s {code(state['error'])}")
+    parts += ["\n".join(pages)]
+    if scores:
+        intervals = pd.DataFrame(scores.pop("intervals", {}), index=["from", "to"]).T
+        table = pd.json_normalize(scores, sep=", ").T.set_axis(["value"], axis=1).join(intervals)
+        parts += ["## Scores", table.sort_values("from", kind="stable", key=pd.isna)]
+    if solved:
+        table = pd.DataFrame(solved).T[["passed", "hint"]]
+        parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
+    for path in [*sorted(folder.glob("images/*.png")), *sorted(folder.glob("videos/*.gif"))[:3]]:
+        with suppress(OSError), Image.open(path) as image:  # one cut short is left out
+            image.seek(getattr(image, "n_frames", 1) - 1)  # the last of an animation
+            picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            picture.thumbnail((1200, 10_000))
+            parts += [f"### {code(path.relative_to(folder))}", picture]
+    about = {"started": run.get("started")} | run.get("versions", {})
+    parts += ["## Made with", pd.DataFrame({"": about})]
+    return write_page(folder / "report.html", f"Run {folder.name}", parts)
+
+
+def verdicts(notebook) -> dict[str, dict]:
+    """What the checks of an executed notebook said: grade_id -> {"passed": bool, "hint"}."""
+    from unetlib.exercise import MIME
+
+    return {
+        cell.metadata.nbgrader.grade_id: output.data[MIME]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "execute_result" and MIME in output.data
+        if "nbgrader" in cell.metadata
+    }
+
+
+@click.command(short_help="Execute the six notebooks and write a report.")
+@click.argument("preset", required=False, type=click.Choice(PRESETS), metavar="[PRESET]")
+@click.option("--name", help="Name of the run's folder in outputs/runs [preset and time].")
+@click.option(
+    "parameters", "-p", nargs=2, multiple=True, metavar="NAME VALUE", help="As in -p epochs 20."
+)
+@click.option("--only", multiple=True, metavar="NOTEBOOK", help="Only this one. Repeatable.")
+@click.option("--from", "start", metavar="NOTEBOOK", help="From this one on, e.g. 04.")
+@click.option("--timeout", type=click.FloatRange(1), metavar="SECONDS", help="For each cell.")
+@click.option("--list", "listing", is_flag=True, help="Show notebooks and parameters, run nothing.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+def run(preset, name, parameters, only, start, timeout, listing) -> None:
+    """Execute the six notebooks into outputs/runs/NAME and write report.html there.
+
+    PRESET is quick (default, the notebooks as they stand), smoke (does everything run? the scores
+    mean nothing) or full (for a GPU and real photos). --only and --from go on with the newest run,
+    or with the one called --name. The exit code is 1 when a notebook failed.
+    """
+    notebooks = find_notebooks()
+    declared = {path: declared_parameters(path) for path in notebooks}
+    if listing:
+        for path, defaults in declared.items():
+            rows = [f"{key:<14} {value!r}" for key, value in defaults.items()]
+            click.echo("\n  ".join([path.stem, *rows]))
+        return
+    selected = select(notebooks, only, start)
+    given = check_parameters(dict(parameters), ChainMap(*declared.values()))
+    folder, record = open_run(preset, name, part=bool(only or start))
+    about, preset = record["run"], record["run"]["preset"]
+    about |= {"started": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "status": "running"}
+    about |= {"versions": {key: metadata.version(key) for key in VERSIONS}}
+    about["parameters"] |= given
+    states = about["notebooks"]
+    states |= {path.stem: {"status": "not run", "seconds": 0, "error": ""} for path in selected}
+    if selected[0].stem < "05":
+        record["evaluation"] = {}  # it was of other data or of another model
+    settings = PRESETS[preset] | about["parameters"] | {"outputs_dir": str(folder)}
+    click.echo(f"{preset} run: {len(selected)} notebook(s) into {folder}")
+    for path in selected:
+        write_record(folder, record)
+        values = {key: settings[key] for key in declared[path] if key in settings}
+        began = time.monotonic()
+        error = execute(path, folder, values, timeout or (86_400 if preset == "full" else 1800))
+        status, seconds = "failed" if error else "ok", round(time.monotonic() - began)
+        states[path.stem] = {"status": status, "seconds": seconds, "error": error}
+        record["evaluation"] = read_record(folder)["evaluation"]  # 04_evaluate wrote over it
+        click.echo(f"  {path.stem:<22} {status:<7} {seconds} s")
+        if error:
+            click.echo(f"{path.stem}, {error}", err=True)
+            break
+    about["status"] = min(state["status"] for state in states.values())  # failed < not run < ok
+    write_record(folder, record)
+    click.echo(f"report: {write_report(folder)}")
+    if error:
+        sys.exit(1)
+    if preset != "smoke" or not resolve("outputs/checkpoints").exists():
+        click.echo(f"copied {', '.join(publish(folder))} to {resolve('outputs')}")

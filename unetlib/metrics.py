@@ -1,0 +1,223 @@
+"""Scores of predicted masks. Pixels are counted once, and every score is derived from the counts.
+
+With foreground as "positive", a pixel is tp (found), fp (made up), fn (missed) or tn. An empty
+prediction on an empty mask scores 1.0 in everything; any other 0/0 (the precision of an empty
+prediction that missed an object) scores 0.0, so that a model is never rewarded for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from unetlib.errors import need
+
+COUNTS = ("tp", "fp", "fn", "tn")
+COUNTED = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")  # they follow from COUNTS
+THRESHOLDS = np.arange(1, 100) / 100  # of a curve
+EDGES = (np.arange(301) / 300).astype(np.float32)  # of a histogram: all thresholds, and 15 bins
+
+
+class Score(NamedTuple):
+    label: str
+    says: str
+
+
+SCORES = {
+    "iou": Score("IoU", "tp / (tp + fp + fn): what both masks share, of what either has"),
+    "dice": Score("Dice", "2 tp / (2 tp + fp + fn), also F1: what they share, of their mean size"),
+    "accuracy": Score("pixel accuracy", "(tp + tn) / all: the share of pixels that are right"),
+    "precision": Score("precision", "tp / (tp + fp): how much of what was found is real"),
+    "recall": Score("recall", "tp / (tp + fn): how much of what is real was found"),
+    "f_beta": Score("F-beta", "1.3 P R / (0.3 P + R): precision counts for more (beta² = 0.3)"),
+    "mae": Score("MAE", "mean absolute difference of the soft mask and the soft matte (0 is best)"),
+    "boundary_iou": Score("boundary IoU", "IoU of the inner rims, 2 % of the diagonal wide"),
+}
+SALIENCY = {
+    "s_measure": Score("S-measure", "likeness of object and regions (Fan et al., ICCV 2017)"),
+    "e_measure": Score("E-measure", "agreement over 256 thresholds (Fan et al., IJCAI 2018)"),
+    "weighted_f": Score("weighted F", "F1 of weighted errors (Margolin et al., CVPR 2014)"),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels by kind, int64 arrays (N,), one entry per image. Scores are float64 (N,) in [0, 1]."""
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    tn: np.ndarray
+
+    def iou(self) -> np.ndarray:
+        """Intersection over union (Jaccard). Blind to true background."""
+        return self._ratio(self.tp, self.tp + self.fp + self.fn)
+
+    def dice(self) -> np.ndarray:
+        """Dice (F1), which is 2 IoU / (1 + IoU): the same order, kinder numbers."""
+        return self.f_beta(1.0)
+
+    def accuracy(self) -> np.ndarray:
+        """Share of pixels that are right. High for "all background" where the object is small."""
+        return self._ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+
+    def precision(self) -> np.ndarray:
+        """Share of the prediction that is foreground. Blind to what was missed."""
+        return self._ratio(self.tp, self.tp + self.fp)
+
+    def recall(self) -> np.ndarray:
+        """Share of the foreground that was found. Blind to what was made up."""
+        return self._ratio(self.tp, self.tp + self.fn)
+
+    def f_beta(self, beta2: float = 0.3) -> np.ndarray:
+        """F with beta² = `beta2`: 0.3 is the habit of saliency papers, 1 gives Dice."""
+        found = (1 + beta2) * self.tp
+        return self._ratio(found, found + beta2 * self.fn + self.fp)
+
+    def pooled(self) -> Counts:
+        """All counts added up, (1,): as of one big image, in which large objects weigh more."""
+        return Counts(*(getattr(self, name).sum(0, keepdims=True) for name in COUNTS))
+
+    def _ratio(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+        nothing = self.tp + self.fp + self.fn == 0  # an empty prediction on an empty mask
+        return np.where(nothing, 1.0, top / np.maximum(bottom, 1))
+
+
+def count(prediction: Any, target: Any) -> Counts:
+    """Compare two batches of binary masks, torch or NumPy, (N, H, W) or (N, 1, H, W), bool or 0/1.
+
+    Raises ValueError for other values (probabilities, logits, 0/255 images) and for shapes that
+    differ or lack the batch axis: the score of an unthresholded mask looks plausible and is wrong.
+    """
+    masks = []
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if not hasattr(mask, "dtype"):
+            raise TypeError(f"{name} must be a tensor or an array, got {type(mask).__name__}")
+        mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
+        if not ((mask == 0) | (mask == 1)).all():
+            values = f"values from {mask.min():.4g} to {mask.max():.4g}"
+            raise ValueError(f"{name} holds {values}, not 0 and 1: threshold it, as in p >= 0.5")
+        masks.append(mask == 1)
+    pred, true = masks
+    if pred.shape != true.shape or pred.ndim < 3:
+        shapes = f"{pred.shape} and {true.shape}"
+        raise ValueError(f"masks are (N, H, W) of one shape (of one: mask[None]), got {shapes}")
+    axes = tuple(range(1, pred.ndim))
+    tp, fp, fn = ((m & t).sum(axes) for m, t in ((pred, true), (pred, ~true), (~pred, true)))
+    return Counts(tp, fp, fn, np.prod(pred.shape[1:]) - tp - fp - fn)
+
+
+def boundary_iou(mask: np.ndarray, truth: np.ndarray, share: float = 0.02) -> float:
+    """IoU of the inner rims of two bool masks (H, W), `share` of the image's diagonal wide. The
+    border of the image is an edge too. Two empty masks: 1.0.
+
+    B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
+    """
+    side = 2 * max(1, round(share * float(np.hypot(*mask.shape)))) + 1
+    square, border = np.ones((side, side), np.uint8), {"borderType": cv2.BORDER_CONSTANT}
+    pixels = [np.ascontiguousarray(m, np.uint8) for m in (mask, truth)]
+    first, second = (m > cv2.erode(m, square, borderValue=0, **border) for m in pixels)
+    either = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / either if either else 1.0
+
+
+def image_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """tp, fp, fn, tn and all scores of SCORES but mae, of one image: bool masks (H, W)."""
+    counts = count(mask[None], truth[None])
+    row = {name: getattr(counts, name).item() for name in COUNTS}
+    row |= {name: getattr(counts, name)().item() for name in COUNTED}
+    return row | {"boundary_iou": boundary_iou(mask, truth)}
+
+
+def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The scores of SALIENCY of one image, as PySODMetrics computes them: `soft` float (H, W) in
+    [0, 1], `truth` bool. NaN where it gives no number (S-measure of an object in a corner)."""
+    need("py_sod_metrics", extra="saliency")
+    import py_sod_metrics
+
+    s, e = py_sod_metrics.Smeasure(), py_sod_metrics.Emeasure()
+    weighted = py_sod_metrics.WeightedFmeasure()
+    with np.errstate(all="ignore"):
+        for measure in (s, e, weighted):
+            measure.step(soft.astype(np.float64), truth, normalize=False)
+    values = s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]
+    return dict(zip(SALIENCY, map(float, values), strict=True))
+
+
+class Histogram(NamedTuple):
+    """Pixels by truth (row 0 background, 1 foreground) and probability p (column floor(300 p)):
+    how many there are, and the sums of their probabilities, both (2, 301). Histograms of several
+    images are added with `+`."""
+
+    pixels: np.ndarray
+    total: np.ndarray
+
+    @staticmethod
+    def of(soft: np.ndarray, truth: np.ndarray) -> Histogram:
+        """Of one image: `soft` float32 (H, W) in [0, 1], `truth` bool (H, W)."""
+        p = np.asarray(soft, np.float32).ravel()
+        place = np.searchsorted(EDGES, p, side="right") - 1 + len(EDGES) * truth.ravel()
+        rows = (np.bincount(place, weights, 2 * len(EDGES)) for weights in (None, p))
+        return Histogram(*(row.reshape(2, -1) for row in rows))
+
+    def __add__(self, other: Histogram) -> Histogram:
+        return Histogram(self.pixels + other.pixels, self.total + other.total)
+
+    def curve(self) -> Counts:
+        """The counts of the masks soft >= threshold, (99,): for each of THRESHOLDS."""
+        negative, positive = self.pixels.sum(axis=1)
+        fp, tp = self.pixels[:, ::-1].cumsum(axis=1)[:, ::-1][:, 3:-1:3]
+        return Counts(tp, fp, positive - tp, negative - fp)
+
+    def reliability(self, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
+        """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10?
+
+        Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
+        probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
+        expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et
+        al., ICML 2017, https://arxiv.org/abs/1706.04599). `bins` divides 300.
+        """
+        place = np.minimum(np.arange(len(EDGES)) * bins // 300, bins - 1)
+        rows = self.pixels.sum(axis=0), self.total.sum(axis=0), self.pixels[1]
+        pixels, total, true = (np.bincount(place, row, bins) for row in rows)
+        with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+            table = {"confidence": total / pixels, "accuracy": true / pixels}
+        low = np.arange(bins) / bins
+        table |= {"low": low, "high": low + 1 / bins, "share": pixels / pixels.sum()}
+        return table, float(np.abs(total - true).sum() / pixels.sum())
+
+
+def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """How far would other images of this kind move a sum? The bootstrap (Efron, 1979).
+
+    `values`: (n, ...), a row per image; float64 (resamples, ...), the sums of as many rows, drawn
+    with replacement. All columns see the same draws, so that ratios are those of pairs.
+    """
+    n, rng = len(values), np.random.default_rng(seed)
+    if not n:
+        raise ValueError("the bootstrap needs the values of at least one image, got none")
+    return rng.multinomial(n, np.full(n, 1 / n), resamples) @ np.asarray(values, np.float64)
+
+
+def interval(values: Any, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
+    """The confidence interval (low, high) of the mean of `values`, one number per image."""
+    means = resampled_sums(values, resamples) / len(values)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
+    """Is b better than a on the same images, or is it luck?
+
+    `a`, `b`: a score for each image, in the same order. Returns the mean of b - a, its interval
+    (low, high), and the share of the resamples in which b is higher; a tie counts half.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"paired needs the same images, got {a.shape} and {b.shape}")
+    sums = resampled_sums(b - a)
+    share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
+    return float((b - a).mean()), *interval(b - a), float(share)
