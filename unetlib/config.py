@@ -13,6 +13,7 @@ from unetlib.errors import hint
 CACHES = ("auto", "memory", "none")
 PRESETS = ("none", "light", "standard", "strong")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+EXPORTED = ("float32", "float16", "int8")  # precisions of an exported file
 SAMPLINGS = ("uniform", "source", "tags", "foreground")
 SCHEDULES = ("plateau", "step", "exponential", "cosine", "onecycle", "constant")
 TESTS = {"at least": ge, "more than": gt, "less than": lt}

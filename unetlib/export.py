@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unetlib.config import EXPORTED
 from unetlib.data.images import read_photo
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError, need
@@ -21,7 +22,6 @@ from unetlib.paths import write_whole
 from unetlib.pretrained import recognise
 
 FORMAT = "unetlib-onnx"
-PRECISIONS = ("float32", "float16", "int8")
 
 
 class OnnxNetwork:
@@ -107,8 +107,8 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     Raises CheckpointError, ValueError for another precision or int8 without photos, ImportError
     without the extra "onnx", OSError.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
+    if precision not in EXPORTED:
+        raise ValueError(f"precision {precision!r}: there are {', '.join(EXPORTED)}")
     need("onnx", "onnxruntime", "onnxscript", extra="onnx")
     import onnx
 

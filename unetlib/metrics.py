@@ -204,7 +204,10 @@ def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndar
 
 def interval(values: Any, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
     """The confidence interval (low, high) of the mean of `values`, one number per image."""
-    means = resampled_sums(values, resamples) / len(values)
+    return _limits(resampled_sums(values, resamples) / len(values), confidence)
+
+
+def _limits(means: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -220,4 +223,4 @@ def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
         raise ValueError(f"paired needs the same images, got {a.shape} and {b.shape}")
     sums = resampled_sums(b - a)
     share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
-    return float((b - a).mean()), *interval(b - a), float(share)
+    return float((b - a).mean()), *_limits(sums / len(a)), float(share)

@@ -1,5 +1,6 @@
 """Where things are, so that notebooks, commands and tests agree from any working directory."""
 
+import codecs
 import hashlib
 import os
 from collections.abc import Iterator
@@ -52,6 +53,17 @@ def sha256(path: str | os.PathLike) -> str:
     """Of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Text that a person or another program wrote: UTF-8, or UTF-16 with its mark, as PowerShell
+    writes. Raises ValueError that names the file for any other."""
+    content = Path(path).read_bytes()
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 or UTF-16: {error}") from error
 
 
 @contextmanager

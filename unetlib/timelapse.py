@@ -4,7 +4,6 @@ folder/sample_00/epoch_000.png    [ input | ground truth | prediction ], 000 = b
 folder/sample_00/scores.csv       epoch, iou, core, edge, thin: the IoU of all, and of parts
 """
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +43,9 @@ class Timelapse:
         self.photos = np.rint(255 * rgb.clip(0, 1)).astype(np.uint8)
 
     def __call__(self, epoch: int, model: torch.nn.Module, row: dict | None = None) -> None:
-        frozen = copy.deepcopy(model).eval()  # batch norm must not learn from the samples
-        predictions = probabilities(frozen, self.batch)
+        was_training = model.training
+        predictions = probabilities(model.eval(), self.batch)  # batch norm must not learn of them
+        model.train(was_training)
         for i, sample in numbered(self.folder, r"sample_(\d+)") if epoch else ():
             for number, frame in numbered(sample, r"epoch_(\d+)\.png"):
                 if number > epoch or (epoch == 1 and i >= len(self.photos)):  # not followed now

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from unetlib.app import Command
 from unetlib.paths import find_input, resolve
 
 PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
@@ -20,7 +21,7 @@ LARGE = 20_000_000  # pixels: photos above are cut one at a time, each may take 
 SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\w+)?")
 
 
-@click.command(short_help="Cut people out of photos, folders and videos.")
+@click.command(cls=Command, short_help="Cut people out of photos, folders and videos.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--into", metavar="FOLDER|FILE", help="Where to [outputs/cutouts].")
 @click.option("--network", "--checkpoint", "networks", multiple=True, help="Name, file [people].")
@@ -54,8 +55,6 @@ def cut(inputs, into, networks, device, flip, smooth, jobs, overwrite, debug, **
     """
     names = ("mask_only", "comparison", "format", "video_format")
     masks, compared, format, film = (options.pop(name) for name in names)
-    if "" in (*inputs, into, options["background"]):
-        raise ValueError("INPUT, -o or --background is empty (a variable that is not set?)")
     stream = "-" in inputs
     folder, file = find_target(into, inputs)
     if file and file.exists() and not overwrite:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
+from unetlib.app import Command
 from unetlib.paths import resolve, sha256, whole, write_whole
 
 
-@click.command(short_help="Say what is wrong with a dataset.")
+@click.command(cls=Command, short_help="Say what is wrong with a dataset.")
 @click.argument("folder", default="data")
 @click.option("--quarantine", metavar="DIR", help="Move bad pairs and lone files to DIR.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def check(folder, quarantine) -> None:
     """Look at every photo and mask in FOLDER (default: data) and say what is wrong.
 
@@ -61,13 +61,12 @@ def move(report, away: Path) -> None:
             shutil.move(path, target)
 
 
-@click.command(short_help="Put a dataset into data/ as plain photos and masks.")
+@click.command(cls=Command, short_help="Put a dataset into data/ as plain photos and masks.")
 @click.argument("spec")
 @click.option("--into", metavar="FOLDER", help="Where to [data/ of the project].")
 @click.option("--size", type=click.IntRange(1), help="Longer side, in pixels [as they are].")
 @click.option("--val-fraction", default=0.2, help="Share of val [0.2].")
 @click.option("--seed", default=0, help="Of the split by hash [0].")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def prepare(spec, into, size, val_fraction, seed) -> None:
     """Copy photos and masks of any source to FOLDER/train and FOLDER/val, with a manifest.csv.
 
@@ -83,8 +82,6 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     from unetlib.data.pairs import COLUMNS, DataError
     from unetlib.data.sources import open_source
 
-    if into == "":
-        raise ValueError("--into is empty")
     target = Path(into).expanduser().absolute() if into else resolve("data")
     source = open_source(spec, val_fraction=val_fraction, seed=seed)
     click.echo(source.describe())

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import click
 
+from unetlib.app import Command
 from unetlib.paths import find_input, resolve, write_whole
 
 FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
 
 
-@click.command(short_help="Say how good a network is, or which of several.")
+@click.command(cls=Command, short_help="Say how good a network is, or which of several.")
 @click.argument("models", nargs=-1, metavar="[MODEL|RUN]...")
 @click.option("--network", "--checkpoint", "named", multiple=True, help="The same as MODEL.")
 @click.option("--all", "everything", is_flag=True, help="All networks in outputs.")
-@click.option("--source", default="", metavar="SPEC", help="Photos [those of the training].")
+@click.option("--source", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--all-photos", is_flag=True, help="All photos of the source, not its val photos.")
 @click.option("--predictions", metavar="DIR", help="Masks made elsewhere, with --masks.")
 @click.option("--masks", metavar="DIR", help="The true masks of --predictions.")
@@ -28,7 +29,6 @@ FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("-o", "--into", metavar="DIR", help="Where to [outputs/evaluation/NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier evaluation there.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def evaluate(models, named, everything, source, all_photos, predictions, masks, **how):
     """How good is a network, on which photos does it fail and why, is it better than that one?
 
@@ -44,8 +44,6 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     models, level, into = (*models, *named), how["threshold"], how["into"]
     if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*", level):
         raise ValueError(f"--threshold is a number between 0 and 1, or best, not {level!r}")
-    if "" in (*models, predictions, masks, into):
-        raise ValueError("a name or folder is empty (a variable that is not set?)")
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
@@ -123,8 +121,8 @@ def write(folder: Path, found: dict, notes: list[str]) -> list:
 
     board, known = compare(found), SCORES | SALIENCY
     record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
-    summaries = {name: one.summary().to_json(orient="index") for name, one in found.items()}
-    record["scores"] = {name: json.loads(text) for name, text in summaries.items()}
+    summaries = {name: one.summary() for name, one in found.items()}
+    record["scores"] = {n: json.loads(t.to_json(orient="index")) for n, t in summaries.items()}
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
     tables = {name: one.table for name, one in found.items()}
     csv = pd.concat(tables, names=["model"]).droplevel(1).to_csv()
@@ -132,7 +130,7 @@ def write(folder: Path, found: dict, notes: list[str]) -> list:
 
     top = next(board.itertuples())
     one, table = found[top.name], found[top.name].table.set_index("id")
-    scores = one.summary().filter([*known], axis=0).rename(lambda key: known[key].label)
+    scores = summaries[top.name].filter([*known], axis=0).rename(lambda key: known[key].label)
     said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
     if len(found) > 1:
         said += ["## Which is the best, and is it better or was it luck?", board.set_index("name")]

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import click
 
-PRECISIONS = ("float32", "float16", "int8")
+from unetlib.app import Command
+from unetlib.config import EXPORTED
+
 SCORED = 200  # val photos, at most
 
 
-@click.command(short_help="Write a network as one ONNX file that runs anywhere.")
+@click.command(cls=Command, short_help="Write a network as one ONNX file that runs anywhere.")
 @click.argument("checkpoint", required=False)
 @click.option("--network", "--checkpoint", "network", metavar="NAME|FILE", help="The same [best].")
 @click.option("-o", "--output", metavar="FILE", help="The file [CHECKPOINT with .onnx].")
-@click.option("--precision", type=click.Choice([*PRECISIONS, "all"]), default="float32")
+@click.option("--precision", type=click.Choice([*EXPORTED, "all"]), default="float32")
 @click.option("--calibration", type=click.IntRange(1), default=64, help="Photos for int8 [64].")
 @click.option("--source", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--ship", metavar="NAME", hidden=True, help="Make the files of the package instead.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def export(checkpoint, network, output, precision, calibration, source, overwrite, ship) -> None:
     """Write CHECKPOINT (a name or a file) as ONNX, for `unetlib cut`, for rembg, for any program.
 
@@ -27,8 +28,6 @@ def export(checkpoint, network, output, precision, calibration, source, overwrit
     costs some accuracy; float16 is half the size. What each loses is measured on up to 200 val
     photos. Without -o their names end in it: best_model_int8.onnx.
     """
-    if "" in (checkpoint, network, output, source):
-        raise ValueError("CHECKPOINT or an option is empty (a variable that is not set?)")
     if checkpoint and network:
         raise ValueError(f"two networks, {checkpoint} and {network}: one file is made of one")
     from unetlib import pretrained
@@ -41,7 +40,7 @@ def export(checkpoint, network, output, precision, calibration, source, overwrit
     stem = Path(output).expanduser().absolute() if output else own / f"{path.stem}.onnx"
     if stem.suffix != ".onnx":
         raise ValueError(f"-o {output}: the file of an exported network ends in .onnx")
-    files = {name: stem.with_name(f"{stem.stem}_{name}.onnx") for name in PRECISIONS}
+    files = {name: stem.with_name(f"{stem.stem}_{name}.onnx") for name in EXPORTED}
     files["float32"] = stem
     if precision != "all":
         files = {precision: stem if output else files[precision]}

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import click
 
 import unetlib
-from unetlib.app import run
+from unetlib.app import Command, run
 from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
 from unetlib.paths import find_input, resolve, whole, write_whole
@@ -350,14 +350,13 @@ def write_overview(grades: dict[Path, dict], folder: Path) -> None:
     write_whole(folder / "grades.csv", table.to_csv(index=False).encode("utf-8-sig", "replace"))
 
 
-@click.command(short_help="Grade a run, or a folder of submissions.")
+@click.command(cls=Command, short_help="Grade a run, or a folder of submissions.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
 @click.option("--timeout", default=300.0, metavar="SECONDS", help="Longest a cell may take [300].")
 @click.option("--memory", default=4.0, metavar="GB", help="What a submission may take [4].")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     """Give points by a rubric. PATH is a run (folder or name), a submission or a folder of them.
 
@@ -381,10 +380,8 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
         tasks = {pool.submit(grader.grade, folder): folder for folder in folders}
         try:
             for task in as_completed(tasks):
-                name, error = (
-                    tasks[task].name,
-                    task.exception(),
-                )  # the others are graded all the same
+                # where one fails, the others are graded all the same
+                name, error = tasks[task].name, task.exception()
                 grade = summary(name, zero, [f"not graded: {error}"]) if error else task.result()
                 click.echo(f"  {name:<24} {grade['points']:g} of {grade['out_of']:g}")
                 grades[tasks[task]] = grade

@@ -23,6 +23,7 @@ from typing import Any
 import click
 
 import unetlib
+from unetlib.app import Command
 from unetlib.app.pages import code, write_notebook_page, write_page
 from unetlib.errors import hint
 from unetlib.paths import find_input, project_root, resolve, write_whole
@@ -210,7 +211,7 @@ def verdicts(notebook) -> dict[str, dict]:
     }
 
 
-@click.command(short_help="Execute the six notebooks and write a report.")
+@click.command(cls=Command, short_help="Execute the six notebooks and write a report.")
 @click.argument("preset", required=False, type=click.Choice(PRESETS), metavar="[PRESET]")
 @click.option("--name", help="Name of the run's folder in outputs/runs [preset and time].")
 @click.option(
@@ -220,7 +221,6 @@ def verdicts(notebook) -> dict[str, dict]:
 @click.option("--from", "start", metavar="NOTEBOOK", help="From this one on, e.g. 04.")
 @click.option("--timeout", type=click.FloatRange(1), metavar="SECONDS", help="For each cell.")
 @click.option("--list", "listing", is_flag=True, help="Show notebooks and parameters, run nothing.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def run(preset, name, parameters, only, start, timeout, listing) -> None:
     """Execute the six notebooks into outputs/runs/NAME and write report.html there.
 

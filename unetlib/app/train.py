@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from unetlib.app import Command
 from unetlib.config import CACHES, PRESETS, SAMPLINGS, TrainConfig, setting
 from unetlib.errors import hint
 from unetlib.paths import find_input, resolve, whole, write_whole
@@ -98,10 +99,9 @@ def _options(command):
     return command
 
 
-@click.command(short_help="Train one network on synthetic photos or your own.")
+@click.command(cls=Command, short_help="Train one network on synthetic photos or your own.")
 @click.option("--config", metavar="FILE", help="YAML file with any of these settings.")
 @_options
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def train(config, **given) -> None:
     """Train one network, as notebook 03 does, into OUTPUTS_DIR/checkpoints.
 
@@ -143,7 +143,7 @@ def run_training(options: TrainOptions, echo: Callable[[str], None] = print):
 
     from unetlib import pretrained, training
     from unetlib.data.dataset import make_loaders
-    from unetlib.data.sources import open_settings
+    from unetlib.data.sources import absolute_spec, open_settings
     from unetlib.device import choose_device, describe_device
     from unetlib.losses import build_loss
     from unetlib.models import build_model, count_parameters
@@ -178,8 +178,9 @@ def run_training(options: TrainOptions, echo: Callable[[str], None] = print):
             date = datetime.fromtimestamp(path.stat().st_mtime)
             with whole(path.with_name(f"{path.stem}-{date:%Y%m%d-%H%M%S}.pth")) as copy:
                 shutil.copy2(path, copy)
-        root = o.source_root and str(find_input(o.source_root))  # from any folder
-        settings = asdict(o) | {"init_from": init_from, "source_root": root}
+        root = o.source_root and str(find_input(o.source_root))
+        places = {"source": absolute_spec(o.source), "source_root": root}  # from any folder
+        settings = asdict(o) | {"init_from": init_from} | places
         text = yaml.safe_dump({k: v for k, v in settings.items() if v != ""}, sort_keys=False)
         if epoch > 0:
             write_whole(out / "train.yaml", text.encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from unetlib.app import Command
 from unetlib.errors import need
 from unetlib.paths import resolve
 
@@ -22,16 +23,13 @@ ABOUT = """# Cut out people
 Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."""
 
 
-@click.command("app", short_help="The web page for cutting out photos.")
+@click.command("app", cls=Command, short_help="The web page for cutting out photos.")
 @click.option("--network", "--checkpoint", default="people", help="A name or a file [people].")
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 lets others in, without a password.")
 @click.option("--port", type=click.IntRange(0, 65535), help="[a free one]")
 @click.option("--browser/--no-browser", default=True, help="Open the page [yes].")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def app(network, host, port, browser) -> None:
     """Serve the page until Ctrl-C. Photos stay on this machine, for half an hour."""
-    if not host:
-        raise ValueError("--host is empty (a variable that is not set?)")
     page = build_page(network)
     click.echo(f"network: {network}: {_predictor(network).describe()}")
     import gradio as gr

@@ -9,9 +9,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from unetlib.matting import estimate_foreground
-
-PRESETS = ("none", "light", "standard", "strong")
+from unetlib.config import PRESETS
+from unetlib.matting import composite, estimate_foreground
 
 
 def build_augmentation(preset: str, size: tuple[int, int]) -> A.Compose:
@@ -59,7 +58,5 @@ def paste(
     It takes its own colours along, without a fringe of the old background. Ghiasi et al., "Simple
     Copy-Paste is a Strong Data Augmentation Method", https://arxiv.org/abs/2012.07177.
     """
-    alpha = matte.astype(np.float32) / 255
-    figure, alpha = estimate_foreground(figure, alpha), alpha[..., None]
-    blended = np.rint(alpha * figure + (1 - alpha) * image).astype(np.uint8)
-    return blended, np.maximum(mask, matte)
+    figure = estimate_foreground(figure, matte.astype(np.float32) / 255)
+    return composite(np.dstack([figure, matte]), image), np.maximum(mask, matte)

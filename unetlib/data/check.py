@@ -199,10 +199,8 @@ def file_issues(found: Found) -> Iterator[Issue]:
         yield Issue(kind, f"{skip.path}: {skip.reason}", (), spare)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
-        yield Issue(
-            "no pairs",
-            f"{len(groups)} groups of photos in {' and '.join(found.sides) or found.root}",
-        )
+        where = " and ".join(found.sides) or found.root
+        yield Issue("no pairs", f"{len(groups)} groups of photos in {where}")
     for name in ("group", "id"):
         train = {getattr(pair, name): pair for pair in found.sides.get("train", ())}
         for pair in found.sides.get("val", ()):

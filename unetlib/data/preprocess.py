@@ -51,8 +51,8 @@ class Preprocess:
         return cls(**values)
 
 
-def to_array(rgb: np.ndarray, preprocess: Preprocess, out: np.ndarray | None = None) -> np.ndarray:
-    """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size), in the array `out` if given.
+def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size).
 
     Resized by Lanczos' filter, as other background removers do; large photos are reduced first."""
     if rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
@@ -60,7 +60,7 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess, out: np.ndarray | None = N
     height, width = preprocess.size
     photo, how = Image.fromarray(rgb), Image.Resampling.LANCZOS
     rgb = np.asarray(photo.resize((width, height), how, reducing_gap=2.0))
-    out = np.empty((3, height, width), np.float32) if out is None else out
+    out = np.empty((3, height, width), np.float32)
     brightest = max(int(rgb.max()), 1) if preprocess.divide_by_max else 255
     for i, plane in enumerate(cv2.split(rgb)):  # 5x faster than (H, W, 3)
         np.multiply(plane, np.float32(1 / (brightest * preprocess.std[i])), out=out[i])
