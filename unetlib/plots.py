@@ -238,3 +238,42 @@ def _draw(axis: Any, picture: np.ndarray) -> None:
 
 def _aspect(picture: np.ndarray) -> float:
     return np.shape(picture)[0] / np.shape(picture)[1]
+
+
+def show(pictures: Any, columns: int = 0) -> Any:
+    """Pictures beside each other, 1,060 pixels wide, for a notebook cell: title -> picture, a list
+    of (title, picture), or a list of pictures. A picture is uint8 (H, W, 3), or a mask (H, W) in
+    [0, 1], whose white is 1. `columns`: in a row; 0: all, at most five."""
+    from IPython.display import Image as Shown
+    from PIL import ImageDraw, ImageFont
+
+    named = list(pictures.items()) if isinstance(pictures, Mapping) else list(pictures)
+    named = [one if isinstance(one, tuple) else ("", one) for one in named]
+    columns = columns or min(5, len(named))
+    width, font = 1060 // columns - 6, ImageFont.load_default(16)
+    tiles = []
+    for _, picture in named:
+        array = np.asarray(picture)
+        if array.dtype != np.uint8:
+            array = np.rint(255 * np.clip(array.astype(np.float32), 0, 1)).astype(np.uint8)
+        size = width, round(width * array.shape[0] / array.shape[1])
+        shrinks = width < array.shape[1]
+        how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+        tiles.append(Image.fromarray(array).resize(size, how))
+    rows = [range(i, min(i + columns, len(tiles))) for i in range(0, len(tiles), columns)]
+    heads = [24 if any(named[i][0] for i in row) else 0 for row in rows]
+    heights = [
+        head + max(tiles[i].height for i in row) + 6 for head, row in zip(heads, rows, strict=True)
+    ]
+    sheet = Image.new("RGB", (columns * (width + 6), sum(heights)), "white")
+    draw, top = ImageDraw.Draw(sheet), 0
+    for row, head, height in zip(rows, heads, heights, strict=True):
+        for k, i in enumerate(row):
+            draw.text((k * (width + 6), top + 2), named[i][0], "black", font)
+            sheet.paste(tiles[i], (k * (width + 6), top + head))
+        top += height
+    files = io.BytesIO(), io.BytesIO()
+    sheet.save(files[0], "JPEG", quality=85)
+    sheet.quantize(256).save(files[1], "PNG", optimize=True)
+    smaller = min(files, key=lambda file: len(file.getvalue()))
+    return Shown(smaller.getvalue())
