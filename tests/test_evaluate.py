@@ -1,6 +1,5 @@
 """Evaluation of whole sets against brute force, what makes a photo hard, and leaderboards."""
 
-import functools
 import math
 import shutil
 
@@ -17,15 +16,13 @@ from unetlib.data.sources import open_source
 from unetlib.data.synthetic import generate_sample
 from unetlib.evaluate import (
     DIFFICULTIES,
-    Example,
     best_threshold,
     compare,
     difficulties,
     evaluate,
     find_models,
+    match_predictions,
     measure,
-    read_predictions,
-    score,
 )
 from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou
 from unetlib.metrics import interval as bootstrap
@@ -95,20 +92,6 @@ def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
     assert best_threshold(flat) == 0.4 == best_threshold(flat, by="dice")  # the one nearest to 0.5
 
 
-def test_the_worst_and_best_are_kept_to_be_shown():
-    photo, matte = np.zeros((700, 350, 3), np.uint8), np.ones((700, 350), np.float32)
-
-    def examples():
-        for share in np.random.default_rng(0).permutation(20):
-            soft = matte.copy()
-            soft[: 30 * share] = 0
-            yield Example(f"lost {share}", soft, matte, photo)
-
-    found = score(examples)
-    assert [e.id for e in found.shown] == [f"lost {i}" for i in (19, 18, 17, 16, 15, 2, 1, 0)]
-    assert found.shown[0].image.shape == (320, 160, 3) and found.shown[0].soft.shape == (320, 160)
-
-
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
@@ -163,29 +146,38 @@ def folders(tmp_path):
 
 
 def test_predictions_from_files(folders):
-    found = {example.id: example for example in read_predictions(*folders)}
-    assert sorted(found) == ["a/two", "one", "three"]
-    for example in found.values():
-        np.testing.assert_allclose(example.soft, example.matte, atol=1e-6)
-    table = score(functools.partial(read_predictions, *folders), saliency=True).table
+    pairs = match_predictions(*folders)
+    assert sorted(pair.id for pair in pairs) == ["a/two", "one", "three"]
+    table = measure(None, pairs, saliency=True).table
     assert (table["iou"] == 1).all() and set(SALIENCY) <= set(table)
+    assert table["mae"].max() < 1e-6
 
 
 def test_predictions_that_do_not_fit(folders):
     predictions, masks = folders
     with pytest.raises(DataError, match="name two folders"):
-        next(read_predictions(masks, masks / ".." / "masks"))
+        match_predictions(masks, masks / ".." / "masks")
     (masks / "empty").mkdir()
-    with pytest.raises(DataError, match="empty has no images"):
-        next(read_predictions(predictions, masks / "empty"))
+    for pair in ((predictions, masks / "empty"), (masks / "empty", masks)):
+        with pytest.raises(DataError, match="empty has no images"):
+            match_predictions(*pair)
+    pairs = match_predictions(predictions, masks)
+    with pytest.raises(ValueError, match="measured on a photo"):
+        measure(None, pairs, difficulty=True)
     Image.fromarray(np.ones((40, 50), np.uint8)).save(predictions / "one_mask_soft.png")
     with pytest.warns(UserWarning, match="holds 0 and 1 only"):
-        list(read_predictions(predictions, masks))
+        measure(None, pairs)
+    for values, words in ((np.full((40, 50), np.nan, np.float32), "NaN"), (np.eye(7), r"\(7, 7\)")):
+        Image.fromarray(values).save(predictions / "one_mask_soft.tif")
+        with pytest.raises(ValueError, match=f"one.*{words}"):
+            measure(None, match_predictions(predictions, masks))
+        (predictions / "one_mask_soft.tif").unlink()
+    (predictions / "one_mask_soft.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="one_mask_soft.png: not an image"):
+        measure(None, pairs)
     Image.new("L", (7, 5)).save(masks / "more.png")
     with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more$"):
-        next(read_predictions(predictions, masks))
-    with pytest.raises(ValueError, match="measured on a photo"):
-        score(lambda: [Example("a", np.zeros((4, 4)), np.zeros((4, 4)))], difficulty=True)
+        match_predictions(predictions, masks)
 
 
 # what makes a photo hard

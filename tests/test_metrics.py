@@ -17,7 +17,7 @@ from unetlib.metrics import (
     Histogram,
     boundary_iou,
     count,
-    image_scores,
+    curves,
     interval,
     paired,
     saliency_scores,
@@ -58,8 +58,7 @@ def test_empty_and_full_masks(guess, truth, score):
     guess, truth = np.full((1, 4, 5), guess), np.full((1, 4, 5), truth)
     counts = count(guess, truth)
     assert {getattr(counts, name)().item() for name in NAMES} == {score}
-    row = image_scores(guess[0] > 0, truth[0] > 0)
-    assert {row[name] for name in (*NAMES, "boundary_iou")} == {score}
+    assert boundary_iou(guess[0] > 0, truth[0] > 0) == score
 
 
 @relaxed
@@ -115,8 +114,6 @@ def test_shapes_that_do_not_fit_are_refused():
         count(np.ones((1, 2, 3)), np.ones((1, 3, 2)))
     with pytest.raises(ValueError, match=r"mask\[None\]"):
         count(np.ones((2, 3)), np.ones((2, 3)))
-    with pytest.raises(TypeError, match="prediction must be a tensor or an array"):
-        count([[[1]]], np.ones((1, 1, 1)))
 
 
 @relaxed
@@ -157,16 +154,15 @@ ANY = st.floats(0, 1, width=32) | st.integers(0, 300).map(lambda k: float(np.flo
 
 
 @relaxed
-@given(arrays(np.float32, 20, elements=ANY), arrays(bool, 20))
-def test_the_curve_is_that_of_comparisons(soft, truth):
-    histogram = Histogram.of(soft[None], truth[None])
-    counts = histogram.curve()
+@given(arrays(np.float32, (5, 4), elements=ANY), arrays(bool, (5, 4)))
+def test_the_curves_are_those_of_comparisons(soft, truth):
+    counts, boundary = curves(soft, truth)
     for k, threshold in enumerate(THRESHOLDS):
-        expected = count((soft >= threshold.astype(np.float32))[None, None], truth[None, None])
-        assert [getattr(counts, n)[k] for n in ("tp", "fp", "fn", "tn")] == [
-            getattr(expected, n).item() for n in ("tp", "fp", "fn", "tn")
-        ]
-    assert histogram.total.sum() == pytest.approx(soft.sum(dtype=float))
+        mask = soft >= threshold.astype(np.float32)
+        expected = count(mask[None], truth[None])
+        assert [pixels[k] for pixels in counts] == [pixels.item() for pixels in expected]
+        assert boundary[k] == boundary_iou(mask, truth)
+    assert Histogram.of(soft, truth).total.sum() == pytest.approx(soft.sum(dtype=float))
 
 
 @pytest.mark.parametrize("bins", [10, 15, 30])
@@ -220,5 +216,5 @@ def test_paired_tells_a_real_gain_from_luck():
 def test_bootstrap_refuses_what_cannot_be_meant():
     with pytest.raises(ValueError, match="at least one image"):
         interval([])
-    with pytest.raises(ValueError, match=r"same images, got \(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"shapes \(2,\) \(3,\)"):
         paired([1, 2, 3], [1, 2])

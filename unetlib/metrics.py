@@ -7,7 +7,6 @@ prediction that missed an object) scores 0.0, so that a model is never rewarded 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -17,8 +16,8 @@ from unetlib.errors import need
 
 COUNTS = ("tp", "fp", "fn", "tn")
 COUNTED = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")  # they follow from COUNTS
-THRESHOLDS = np.arange(1, 100) / 100  # of a curve
-EDGES = (np.arange(301) / 300).astype(np.float32)  # of a histogram: all thresholds, and 15 bins
+THRESHOLDS = np.arange(1, 100) / 100
+FINE = 300  # columns of a histogram
 
 
 class Score(NamedTuple):
@@ -43,8 +42,7 @@ SALIENCY = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Pixels by kind, int64 arrays (N,), one entry per image. Scores are float64 (N,) in [0, 1]."""
 
     tp: np.ndarray
@@ -62,7 +60,7 @@ class Counts:
 
     def accuracy(self) -> np.ndarray:
         """Share of pixels that are right. High for "all background" where the object is small."""
-        return self._ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+        return self._ratio(self.tp + self.tn, sum(self))
 
     def precision(self) -> np.ndarray:
         """Share of the prediction that is foreground. Blind to what was missed."""
@@ -79,7 +77,7 @@ class Counts:
 
     def pooled(self) -> Counts:
         """All counts added up, (1,): as of one big image, in which large objects weigh more."""
-        return Counts(*(getattr(self, name).sum(0, keepdims=True) for name in COUNTS))
+        return Counts(*(pixels.sum(0, keepdims=True) for pixels in self))
 
     def _ratio(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         nothing = self.tp + self.fp + self.fn == 0  # an empty prediction on an empty mask
@@ -94,8 +92,6 @@ def count(prediction: Any, target: Any) -> Counts:
     """
     masks = []
     for name, mask in (("prediction", prediction), ("target", target)):
-        if not hasattr(mask, "dtype"):
-            raise TypeError(f"{name} must be a tensor or an array, got {type(mask).__name__}")
         mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
         if not ((mask == 0) | (mask == 1)).all():
             values = f"values from {mask.min():.4g} to {mask.max():.4g}"
@@ -106,8 +102,35 @@ def count(prediction: Any, target: Any) -> Counts:
         shapes = f"{pred.shape} and {true.shape}"
         raise ValueError(f"masks are (N, H, W) of one shape (of one: mask[None]), got {shapes}")
     axes = tuple(range(1, pred.ndim))
-    tp, fp, fn = ((m & t).sum(axes) for m, t in ((pred, true), (pred, ~true), (~pred, true)))
-    return Counts(tp, fp, fn, np.prod(pred.shape[1:]) - tp - fp - fn)
+    kinds = (pred & true, pred & ~true, ~pred & true, ~pred & ~true)
+    return Counts(*(kind.sum(axes) for kind in kinds))
+
+
+def curves(
+    soft: np.ndarray, truth: np.ndarray, thresholds: Any = THRESHOLDS, share: float = 0.02
+) -> tuple[Counts, np.ndarray]:
+    """Counts and boundary IoU of the masks soft >= threshold, each (T,), for rising thresholds.
+
+    `soft`: float32 (H, W). `truth`: bool (H, W). `share`: see `boundary_iou`.
+    """
+
+    def erode(values: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
+        side = 2 * max(1, round(share * float(np.hypot(*truth.shape)))) + 1
+        square, border = np.ones((side, side), np.uint8), cv2.BORDER_CONSTANT
+        return cv2.erode(np.ascontiguousarray(values), square, borderType=border, borderValue=0)
+
+    def above(levels: np.ndarray) -> np.ndarray:  # how many of them reach each threshold
+        return np.bincount(levels, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
+
+    # how many of the thresholds each pixel reaches; where its surroundings do so too is no rim
+    levels = np.searchsorted(np.float32(thresholds), soft, side="right").astype(np.uint8)
+    inner, rim = erode(levels), truth & (erode(truth.astype(np.uint8)) == 0)
+    found, tp = above(levels.ravel()), above(levels[truth])
+    both = above(levels[rim]) - above(inner[rim])
+    either = found - above(inner.ravel()) + rim.sum() - both
+    ious = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    positive = truth.sum()
+    return Counts(tp, found - tp, positive - tp, truth.size - positive - found + tp), ious
 
 
 def boundary_iou(mask: np.ndarray, truth: np.ndarray, share: float = 0.02) -> float:
@@ -116,61 +139,40 @@ def boundary_iou(mask: np.ndarray, truth: np.ndarray, share: float = 0.02) -> fl
 
     B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
     """
-    side = 2 * max(1, round(share * float(np.hypot(*mask.shape)))) + 1
-    square, border = np.ones((side, side), np.uint8), {"borderType": cv2.BORDER_CONSTANT}
-    pixels = [np.ascontiguousarray(m, np.uint8) for m in (mask, truth)]
-    first, second = (m > cv2.erode(m, square, borderValue=0, **border) for m in pixels)
-    either = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / either if either else 1.0
-
-
-def image_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """tp, fp, fn, tn and all scores of SCORES but mae, of one image: bool masks (H, W)."""
-    counts = count(mask[None], truth[None])
-    row = {name: getattr(counts, name).item() for name in COUNTS}
-    row |= {name: getattr(counts, name)().item() for name in COUNTED}
-    return row | {"boundary_iou": boundary_iou(mask, truth)}
+    return curves(np.float32(mask), np.asarray(truth, bool), [0.5], share)[1].item()
 
 
 def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The scores of SALIENCY of one image, as PySODMetrics computes them: `soft` float (H, W) in
     [0, 1], `truth` bool. NaN where it gives no number (S-measure of an object in a corner)."""
     need("py_sod_metrics", extra="saliency")
-    import py_sod_metrics
+    import py_sod_metrics as sod
 
-    s, e = py_sod_metrics.Smeasure(), py_sod_metrics.Emeasure()
-    weighted = py_sod_metrics.WeightedFmeasure()
+    measures = s, e, weighted = sod.Smeasure(), sod.Emeasure(), sod.WeightedFmeasure()
     with np.errstate(all="ignore"):
-        for measure in (s, e, weighted):
+        for measure in measures:
             measure.step(soft.astype(np.float64), truth, normalize=False)
     values = s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]
     return dict(zip(SALIENCY, map(float, values), strict=True))
 
 
 class Histogram(NamedTuple):
-    """Pixels by truth (row 0 background, 1 foreground) and probability p (column floor(300 p)):
-    how many there are, and the sums of their probabilities, both (2, 301). Histograms of several
-    images are added with `+`."""
+    """Pixels by their probability p (column floor(300 p)), each (300,): how many there are, how
+    many of them are foreground, the sum of p. Those of several images are added with `+`."""
 
     pixels: np.ndarray
+    foreground: np.ndarray
     total: np.ndarray
 
     @staticmethod
     def of(soft: np.ndarray, truth: np.ndarray) -> Histogram:
         """Of one image: `soft` float32 (H, W) in [0, 1], `truth` bool (H, W)."""
-        p = np.asarray(soft, np.float32).ravel()
-        place = np.searchsorted(EDGES, p, side="right") - 1 + len(EDGES) * truth.ravel()
-        rows = (np.bincount(place, weights, 2 * len(EDGES)) for weights in (None, p))
-        return Histogram(*(row.reshape(2, -1) for row in rows))
+        p = soft.ravel()
+        place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
+        return Histogram(*(np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)))
 
     def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(self.pixels + other.pixels, self.total + other.total)
-
-    def curve(self) -> Counts:
-        """The counts of the masks soft >= threshold, (99,): for each of THRESHOLDS."""
-        negative, positive = self.pixels.sum(axis=1)
-        fp, tp = self.pixels[:, ::-1].cumsum(axis=1)[:, ::-1][:, 3:-1:3]
-        return Counts(tp, fp, positive - tp, negative - fp)
+        return Histogram(*map(np.add, self, other))
 
     def reliability(self, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
         """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10?
@@ -180,9 +182,7 @@ class Histogram(NamedTuple):
         expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et
         al., ICML 2017, https://arxiv.org/abs/1706.04599). `bins` divides 300.
         """
-        place = np.minimum(np.arange(len(EDGES)) * bins // 300, bins - 1)
-        rows = self.pixels.sum(axis=0), self.total.sum(axis=0), self.pixels[1]
-        pixels, total, true = (np.bincount(place, row, bins) for row in rows)
+        pixels, true, total = (column.reshape(bins, -1).sum(axis=1) for column in self)
         with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
             table = {"confidence": total / pixels, "accuracy": true / pixels}
         low = np.arange(bins) / bins
@@ -204,12 +204,8 @@ def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndar
 
 def interval(values: Any, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
     """The confidence interval (low, high) of the mean of `values`, one number per image."""
-    return _limits(resampled_sums(values, resamples) / len(values), confidence)
-
-
-def _limits(means: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    means = resampled_sums(values, resamples) / len(values)
+    return tuple(np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist())
 
 
 def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
@@ -218,9 +214,7 @@ def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
     `a`, `b`: a score for each image, in the same order. Returns the mean of b - a, its interval
     (low, high), and the share of the resamples in which b is higher; a tie counts half.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"paired needs the same images, got {a.shape} and {b.shape}")
-    sums = resampled_sums(b - a)
+    gain = np.subtract(b, a, dtype=np.float64)
+    sums = resampled_sums(gain)
     share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
-    return float((b - a).mean()), *_limits(sums / len(a)), float(share)
+    return float(gain.mean()), *interval(gain), float(share)
