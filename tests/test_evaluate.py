@@ -19,13 +19,11 @@ from unetlib.evaluate import (
     best_threshold,
     compare,
     difficulties,
-    evaluate,
     find_models,
     match_predictions,
     measure,
 )
-from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou
-from unetlib.metrics import interval as bootstrap
+from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou, paired
 from unetlib.models import build_model
 from unetlib.predict import Predictor
 
@@ -63,7 +61,7 @@ def iou_of(pair, threshold):
 
 
 def test_a_row_per_photo_at_its_own_size(pairs):
-    table = evaluate(reddish, pairs, threshold=0.4)
+    table = measure(reddish, pairs, threshold=0.4).table
     assert table.columns.tolist() == ["id", *SCORES, *LAST]
     assert table["id"].tolist() == [p.id for p in pairs] and (table["milliseconds"] > 0).all()
     assert table[[*COUNTS]].sum(axis=1).tolist() == [h * w for h, w in SIZES]
@@ -102,20 +100,20 @@ def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
 )
 def test_predictions_that_are_no_soft_masks_are_refused(pairs, predictor, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(predictor, pairs)
+        measure(predictor, pairs)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 127"):
-        evaluate(reddish, pairs, threshold=127)
+        measure(reddish, pairs, threshold=127)
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(reddish, [])
+        measure(reddish, [])
 
 
 def test_summary(pairs):
     found = measure(reddish, pairs, threshold=0.4)
-    summary = found.summary(confidence=0.9, resamples=500)
+    summary = found.summary()
     assert summary.index.name == "score" and list(summary) == ["mean", "low", "high"]
     for name in SCORES:
         assert summary.loc[name, "mean"] == pytest.approx(found.table[name].mean())
-        expected = bootstrap(found.table[name], 0.9, 500)
+        _, *expected, _ = paired(np.zeros(len(pairs)), found.table[name])
         assert summary.loc[name, ["low", "high"]].tolist() == pytest.approx(expected)
     counts = Counts(*(found.table[name].to_numpy() for name in COUNTS))
     assert summary.loc["pooled_iou", "mean"] == counts.pooled().iou().item()
@@ -158,12 +156,11 @@ def test_predictions_that_do_not_fit(folders):
     with pytest.raises(DataError, match="name two folders"):
         match_predictions(masks, masks / ".." / "masks")
     (masks / "empty").mkdir()
-    for pair in ((predictions, masks / "empty"), (masks / "empty", masks)):
-        with pytest.raises(DataError, match="empty has no images"):
-            match_predictions(*pair)
+    with pytest.raises(DataError, match="empty has no images"):
+        match_predictions(predictions, masks / "empty")
+    with pytest.raises(DataError, match="3 of 3 masks.*no prediction of the same name in .*empty"):
+        match_predictions(masks / "empty", masks)
     pairs = match_predictions(predictions, masks)
-    with pytest.raises(ValueError, match="measured on a photo"):
-        measure(None, pairs, difficulty=True)
     Image.fromarray(np.ones((40, 50), np.uint8)).save(predictions / "one_mask_soft.png")
     with pytest.warns(UserWarning, match="holds 0 and 1 only"):
         measure(None, pairs)
@@ -233,11 +230,11 @@ def test_runs_and_checkpoints_each_content_once(root):
     copy = root / "outputs/checkpoints/best_model.pth"
     copy.parent.mkdir(parents=True)
     shutil.copy2(second, copy)
-    older = save(copy.with_name("older.pth"), 3)
+    other = save(root / "outputs/runs/old/checkpoints/best_model.pth", 3)
     copy.with_name("training_state.pth").write_bytes(b"no network")
     copy.with_name("notes.txt").write_bytes(b"no network either")
     save(root / "outputs/runs/first/checkpoints/last_model.pth", 9)
-    assert find_models() == {"first": first, "second one": second, "older.pth": older}
+    assert find_models() == {"first": first, "old": other, "second one": second}
     for place in ("first", "outputs/runs/first", first):
         assert find_models([place]) == {"first": first}
 

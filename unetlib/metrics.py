@@ -14,10 +14,10 @@ import numpy as np
 
 from unetlib.errors import need
 
-COUNTS = ("tp", "fp", "fn", "tn")
 COUNTED = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")  # they follow from COUNTS
 THRESHOLDS = np.arange(1, 100) / 100
 FINE = 300  # columns of a histogram
+RIM = 0.02  # how wide it is, as a share of the image's diagonal
 
 
 class Score(NamedTuple):
@@ -84,6 +84,9 @@ class Counts(NamedTuple):
         return np.where(nothing, 1.0, top / np.maximum(bottom, 1))
 
 
+COUNTS = Counts._fields
+
+
 def count(prediction: Any, target: Any) -> Counts:
     """Compare two batches of binary masks, torch or NumPy, (N, H, W) or (N, 1, H, W), bool or 0/1.
 
@@ -106,25 +109,24 @@ def count(prediction: Any, target: Any) -> Counts:
     return Counts(*(kind.sum(axes) for kind in kinds))
 
 
-def curves(
-    soft: np.ndarray, truth: np.ndarray, thresholds: Any = THRESHOLDS, share: float = 0.02
-) -> tuple[Counts, np.ndarray]:
+def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
     """Counts and boundary IoU of the masks soft >= threshold, each (T,), for rising thresholds.
 
-    `soft`: float32 (H, W). `truth`: bool (H, W). `share`: see `boundary_iou`.
+    `soft`: float32 (H, W). `truth`: bool (H, W).
     """
+    side = 2 * max(1, round(RIM * float(np.hypot(*truth.shape)))) + 1
+    square = np.ones((side, side), np.uint8)
 
-    def erode(values: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
-        side = 2 * max(1, round(share * float(np.hypot(*truth.shape)))) + 1
-        square, border = np.ones((side, side), np.uint8), cv2.BORDER_CONSTANT
-        return cv2.erode(np.ascontiguousarray(values), square, borderType=border, borderValue=0)
+    def erode(levels: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
+        how = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+        return cv2.erode(np.ascontiguousarray(levels, np.uint8), square, **how)
 
     def above(levels: np.ndarray) -> np.ndarray:  # how many of them reach each threshold
         return np.bincount(levels, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
 
     # how many of the thresholds each pixel reaches; where its surroundings do so too is no rim
-    levels = np.searchsorted(np.float32(thresholds), soft, side="right").astype(np.uint8)
-    inner, rim = erode(levels), truth & (erode(truth.astype(np.uint8)) == 0)
+    levels = np.searchsorted(np.float32(thresholds), soft, side="right")
+    inner, rim = erode(levels), truth & (erode(truth) == 0)
     found, tp = above(levels.ravel()), above(levels[truth])
     both = above(levels[rim]) - above(inner[rim])
     either = found - above(inner.ravel()) + rim.sum() - both
@@ -133,13 +135,13 @@ def curves(
     return Counts(tp, found - tp, positive - tp, truth.size - positive - found + tp), ious
 
 
-def boundary_iou(mask: np.ndarray, truth: np.ndarray, share: float = 0.02) -> float:
-    """IoU of the inner rims of two bool masks (H, W), `share` of the image's diagonal wide. The
-    border of the image is an edge too. Two empty masks: 1.0.
+def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the inner rims of two bool masks (H, W), 2 % of the image's diagonal wide. The border
+    of the image is an edge too. Two empty masks: 1.0.
 
     B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
     """
-    return curves(np.float32(mask), np.asarray(truth, bool), [0.5], share)[1].item()
+    return curves(np.float32(mask), np.asarray(truth, bool), [0.5])[1].item()
 
 
 def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -156,38 +158,32 @@ def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return dict(zip(SALIENCY, map(float, values), strict=True))
 
 
-class Histogram(NamedTuple):
-    """Pixels by their probability p (column floor(300 p)), each (300,): how many there are, how
-    many of them are foreground, the sum of p. Those of several images are added with `+`."""
+def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The pixels of one image by their probability p, float64 (3, 300): how many there are with
+    floor(300 p), how many of them are foreground, the sum of p. Those of several images add up.
 
-    pixels: np.ndarray
-    foreground: np.ndarray
-    total: np.ndarray
+    `soft`: float32 (H, W) in [0, 1]. `truth`: bool (H, W).
+    """
+    p = soft.ravel()
+    place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
+    return np.stack([np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)])
 
-    @staticmethod
-    def of(soft: np.ndarray, truth: np.ndarray) -> Histogram:
-        """Of one image: `soft` float32 (H, W) in [0, 1], `truth` bool (H, W)."""
-        p = soft.ravel()
-        place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
-        return Histogram(*(np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)))
 
-    def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(*map(np.add, self, other))
+def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
+    """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10? `pixels` is a
+    `histogram`; `bins` divides 300.
 
-    def reliability(self, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
-        """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10?
-
-        Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
-        probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
-        expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et
-        al., ICML 2017, https://arxiv.org/abs/1706.04599). `bins` divides 300.
-        """
-        pixels, true, total = (column.reshape(bins, -1).sum(axis=1) for column in self)
-        with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
-            table = {"confidence": total / pixels, "accuracy": true / pixels}
-        low = np.arange(bins) / bins
-        table |= {"low": low, "high": low + 1 / bins, "share": pixels / pixels.sum()}
-        return table, float(np.abs(total - true).sum() / pixels.sum())
+    Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
+    probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
+    expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et al.,
+    ICML 2017, https://arxiv.org/abs/1706.04599).
+    """
+    found, true, total = pixels.reshape(3, bins, -1).sum(axis=2)
+    low = np.arange(bins) / bins
+    table = {"low": low, "high": low + 1 / bins, "share": found / found.sum()}
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        table |= {"confidence": total / found, "accuracy": true / found}
+    return table, float(np.abs(total - true).sum() / found.sum())
 
 
 def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndarray:
@@ -197,24 +193,17 @@ def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndar
     with replacement. All columns see the same draws, so that ratios are those of pairs.
     """
     n, rng = len(values), np.random.default_rng(seed)
-    if not n:
-        raise ValueError("the bootstrap needs the values of at least one image, got none")
     return rng.multinomial(n, np.full(n, 1 / n), resamples) @ np.asarray(values, np.float64)
-
-
-def interval(values: Any, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """The confidence interval (low, high) of the mean of `values`, one number per image."""
-    means = resampled_sums(values, resamples) / len(values)
-    return tuple(np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist())
 
 
 def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
     """Is b better than a on the same images, or is it luck?
 
     `a`, `b`: a score for each image, in the same order. Returns the mean of b - a, its interval
-    (low, high), and the share of the resamples in which b is higher; a tie counts half.
+    (low, high: 95 %), and the share of the resamples in which b is higher; a tie counts half.
     """
     gain = np.subtract(b, a, dtype=np.float64)
     sums = resampled_sums(gain)
     share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
-    return float(gain.mean()), *interval(gain), float(share)
+    low, high = np.quantile(sums, [0.025, 0.975]) / len(gain)
+    return float(gain.mean()), float(low), float(high), float(share)

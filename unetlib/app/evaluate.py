@@ -8,7 +8,6 @@ import warnings
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -60,15 +59,13 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         notes = [f"Masks of {predictions}, measured with those of {masks}"]
     else:
         networks = find_models(() if everything else models or ["best"])
+        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
-    into = how["into"]
-    folder = Path(into).expanduser().absolute() if into else resolve("outputs/evaluation") / name
+    into = how["into"] or resolve("outputs/evaluation") / name
+    folder = Path(into).expanduser().absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
-    if not predictions:
-        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
     folder.mkdir(parents=True, exist_ok=True)
-    level = threshold if threshold == "best" else float(threshold)
     columns = {"saliency": how["saliency"], "difficulty": how["difficulty"] and not predictions}
     predictors, found, failed = {}, {}, {}
     with warnings.catch_warnings():
@@ -76,13 +73,12 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         for name, path in networks.items():
             try:
                 predictors[name] = path and Predictor(path, how["device"])
-                found[name] = measure(predictors[name], pairs, level, **columns)
+                found[name] = measure(predictors[name], pairs, threshold, **columns)
             except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
                 failed[name] = error
     if not found:
         raise next(iter(failed.values()))
-    if level == "best":
-        notes.append("The threshold was picked on these very photos: it flatters")
+    notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
     notes += [f"{name} failed: {str(e) or 'out of memory'}" for name, e in failed.items()]
     for part in write(folder, found, list(dict.fromkeys(notes)), predictors, pairs):
         text = part if isinstance(part, str) else part.to_string(na_rep="–", float_format="%.3f")
@@ -106,9 +102,8 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
         how |= {"val_fraction": 0.0} if all_photos else {}
         data = open_settings(**{name: how[name] for name in signature(open_settings).parameters})
     except (ValueError, OSError) as error:
-        if source:
-            raise
-        raise ValueError(f"{error}. --source SPEC says which photos to measure on") from error
+        advice = "" if source else ". --source SPEC says which photos to measure on"
+        raise ValueError(f"{error}{advice}") from error
     pairs = [*(data.train if all_photos else ()), *data.val]
     side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
     notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
@@ -117,24 +112,24 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
     return pairs, notes + data.describe().split("\n")[1:]
 
 
-def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: list) -> list[Any]:
+def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: list) -> list:
     """The three files about `found`. Returns the texts and tables that the terminal shows, too."""
     import numpy as np
     import pandas as pd
 
-    from unetlib import plots
     from unetlib.app.pages import code, write_page
     from unetlib.data.images import fit_within, resize
     from unetlib.evaluate import DIFFICULTIES, compare, predict_pair
     from unetlib.metrics import SALIENCY, SCORES
+    from unetlib.plots import error_map, show
 
     board, known = compare(found), SCORES | SALIENCY
-    record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
     summaries = {name: one.summary() for name, one in found.items()}
+    record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
     record["scores"] = {n: json.loads(t.to_json(orient="index")) for n, t in summaries.items()}
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
-    tables = {name: one.table for name, one in found.items()}
-    csv = pd.concat(tables, names=["model"]).droplevel(1).to_csv()
+    rows = pd.concat({name: one.table for name, one in found.items()}, names=["model"])
+    csv = rows.droplevel(1).to_csv()
     write_whole(folder / FILES[1], csv.encode(errors="backslashreplace"))
 
     top = next(board.itertuples())
@@ -151,17 +146,17 @@ def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: 
         means = {key: table["iou"].groupby(quarters[key]).mean() for key in DIFFICULTIES}
         said += ["## IoU from the easiest quarter of photos to the hardest", pd.DataFrame(means).T]
 
-    cases, titles, files = [], [], {pair.id: pair for pair in pairs}
+    shown, files = [], {pair.id: pair for pair in pairs}
     for id, iou in table["iou"].drop(table.index[WORST:-BEST]).items():
         pictures = predict_pair(predictors[top.name], files[id])[:3]
-        size = fit_within(pictures[1].shape, SHOWN_SIDE)
-        cases.append([resize(picture, size) for picture in pictures])
-        titles.append(f"{id[-20:]}\nIoU {iou:.3f}".encode(errors="backslashreplace").decode())
-    photos, mattes, softs = zip(*cases, strict=True)
+        photo, matte, soft = (resize(p, fit_within(p.shape[:2], SHOWN_SIDE)) for p in pictures)
+        errors = error_map(matte >= 0.5, soft >= one.threshold)
+        title = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
+        titles = title, "truth", "soft prediction", "orange: made up, blue: missed"
+        shown += zip(titles, (photo, matte, soft, errors), strict=True)
+    levels = one.sweep[one.sweep["threshold"].isin(np.arange(1, 10) / 10)].set_index("threshold")
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
-    parts = [*said, plots.show_intervals(scores), plots.show_sweep(one.sweep)]
-    parts += [plots.show_reliability(*one.histogram.reliability()), "## The worst and the best"]
-    parts += [plots.show_cases(photos, mattes, softs, titles, one.threshold)]
-    parts += [table.filter([*known, "hard"]).head(200), legend]  # the .csv has all
+    worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
+    parts = [*said, levels, "## The worst and the best", show(shown, 4), worst, legend]
     write_page(folder / FILES[0], f"Evaluation: {', '.join(found)}", parts)
     return said
