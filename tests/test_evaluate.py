@@ -77,12 +77,20 @@ def test_a_row_per_photo_at_its_own_size(pairs):
 
 
 def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
-    found = measure(reddish, pairs, threshold="best")
+    asked = 0
+
+    def predictor(image):
+        nonlocal asked
+        asked += 1
+        return reddish(image)
+
+    found = measure(predictor, pairs, threshold="best")
     assert found.sweep["threshold"].tolist() == [i / 100 for i in range(1, 100)]
     for row in found.sweep[::11].itertuples():
         ious = [iou_of(pair, np.float32(row.threshold)) for pair in pairs]
         assert row.iou == pytest.approx(np.mean(ious), abs=1e-12)
     assert found.threshold == best_threshold(found.sweep)
+    assert asked == 5  # each photo once
     again = measure(reddish, pairs, threshold=found.threshold)
     assert found.table[[*SCORES]].equals(again.table[[*SCORES]])
     assert found.table["iou"].mean() == pytest.approx(found.sweep["iou"].max())
@@ -105,6 +113,21 @@ def test_predictions_that_are_no_soft_masks_are_refused(pairs, predictor, messag
         measure(reddish, pairs, threshold=127)
     with pytest.raises(ValueError, match="nothing to evaluate"):
         measure(reddish, [])
+
+
+def test_a_sigmoid_that_rounds_beyond_its_range(pairs):
+    sure = measure(lambda image: reddish(image) >= 0.5, pairs)
+    rounded = measure(lambda image: np.where(reddish(image) >= 0.5, 1.000009, -9e-6), pairs)
+    assert rounded.table[[*SCORES]].equals(sure.table[[*SCORES]])
+    with pytest.raises(ValueError, match="photo0.*to 1.01 "):
+        measure(lambda image: np.full(image.shape[:2], 1.01), pairs)
+
+
+def test_photos_of_one_pixel(make_pairs, tmp_path):
+    folder = make_pairs(["dot"], tmp_path / "dots", 1, 1)
+    dots = open_source(f"folder:{folder}", val_fraction=0).train
+    table = measure(lambda image: np.ones((1, 1)), dots, "best", True, True).table
+    assert table.drop(columns=["id", "hard", "tags", "milliseconds"]).max(axis=None) <= 1
 
 
 def test_summary(pairs):
@@ -149,6 +172,11 @@ def test_predictions_from_files(folders):
     table = measure(None, pairs, saliency=True).table
     assert (table["iou"] == 1).all() and set(SALIENCY) <= set(table)
     assert table["mae"].max() < 1e-6
+    # as ONNX Runtime's sigmoid rounds
+    truth = np.asarray(Image.open(folders[1] / "one.png")) >= 128
+    Image.fromarray(truth * np.float32(1.000001)).save(folders[0] / "one_mask_soft.tif")
+    pairs = [pair for pair in match_predictions(*folders) if pair.image.suffix == ".tif"]
+    assert measure(None, pairs).table["iou"].tolist() == [1]
 
 
 def test_predictions_that_do_not_fit(folders):
@@ -158,13 +186,15 @@ def test_predictions_that_do_not_fit(folders):
     (masks / "empty").mkdir()
     with pytest.raises(DataError, match="empty has no images"):
         match_predictions(predictions, masks / "empty")
-    with pytest.raises(DataError, match="3 of 3 masks.*no prediction of the same name in .*empty"):
+    with pytest.raises(DataError, match="3 of 3 masks.*no prediction.*/empty, such as .*no image"):
         match_predictions(masks / "empty", masks)
     pairs = match_predictions(predictions, masks)
     Image.fromarray(np.ones((40, 50), np.uint8)).save(predictions / "one_mask_soft.png")
     with pytest.warns(UserWarning, match="holds 0 and 1 only"):
         measure(None, pairs)
-    for values, words in ((np.full((40, 50), np.nan, np.float32), "NaN"), (np.eye(7), r"\(7, 7\)")):
+    logits = np.linspace(-9, 9, 2000, dtype=np.float32).reshape(40, 50)
+    spoilt = ((logits * np.nan, "NaN"), (np.eye(7), r"\(7, 7\).*\(40, 50\)"), (logits, "logits"))
+    for values, words in spoilt:
         Image.fromarray(values).save(predictions / "one_mask_soft.tif")
         with pytest.raises(ValueError, match=f"one.*{words}"):
             measure(None, match_predictions(predictions, masks))
@@ -173,7 +203,7 @@ def test_predictions_that_do_not_fit(folders):
     with pytest.raises(ValueError, match="one_mask_soft.png: not an image"):
         measure(None, pairs)
     Image.new("L", (7, 5)).save(masks / "more.png")
-    with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more$"):
+    with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more. There"):
         match_predictions(predictions, masks)
 
 
@@ -203,9 +233,9 @@ def test_difficulties_of_a_set(pairs):
 # several networks
 
 
-def save(path, seed: int = 0, bias: float | None = None, **extra):
+def save(path, start: int = 0, bias: float | None = None, **extra):
     """A tiny network that was not trained; with a bias its answer is the same everywhere."""
-    torch.manual_seed(seed)
+    torch.manual_seed(start)
     model = build_model("unet_small", base=4, depth=2)
     if bias is not None:
         last = [part for part in model.modules() if isinstance(part, torch.nn.Conv2d)][-1]

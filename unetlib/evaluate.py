@@ -85,7 +85,8 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
         if predictor is None and 0 < soft.max() <= 1.01 / 255:
             warnings.warn(f"{pair.image} holds 0 and 1 only: write 0 and 255", stacklevel=2)
         if soft.shape != matte.shape:
-            raise ValueError(f"{pair.id}: prediction {soft.shape}, mask {matte.shape}: two sizes")
+            sizes = f"the prediction is {soft.shape}, its mask {matte.shape}"
+            raise ValueError(f"{pair.id}: {sizes}: resize one to the other")
         if not (soft.min() >= -1e-5 and soft.max() <= 1 + 1e-5):  # also catches NaN
             span = f"{soft.min():.4g} to {soft.max():.4g}"
             raise ValueError(f"{pair.id}: probabilities are expected, not {span} (logits?)")
@@ -133,7 +134,7 @@ def match_predictions(predictions: Path, masks: Path) -> list[Pair]:
 
     Files are looked for below the folders, too; a true mask may end in _mask, a prediction in
     _mask_soft, _soft or _mask. Grey values are probabilities. Raises DataError where there are no
-    masks, for missing predictions, for the same folder twice.
+    masks, for a missing prediction, for the same folder twice.
     """
     if predictions.samefile(masks):
         raise DataError(f"{masks} cannot be both the predictions and the truth: name two folders")
@@ -146,10 +147,9 @@ def match_predictions(predictions: Path, masks: Path) -> list[Pair]:
     if not pairs:
         raise DataError(f"{masks} has no images: expected a folder with one mask per photo")
     if missing := [pair.id for pair in pairs if pair.image is None]:
-        raise DataError(
-            f"{len(missing)} of {len(pairs)} masks in {masks} have no prediction of the same name "
-            f"in {predictions}, such as {', '.join(missing[:5])}"
-        )
+        seen = ", ".join([*files][:3]) or "no image"
+        text = f"{len(missing)} of {len(pairs)} masks in {masks} have no prediction of their name"
+        raise DataError(f"{text} in {predictions}, such as {missing[0]}. There: {seen}")
     return pairs
 
 

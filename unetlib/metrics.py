@@ -146,7 +146,7 @@ def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
 
 def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The scores of SALIENCY of one image, as PySODMetrics computes them: `soft` float (H, W) in
-    [0, 1], `truth` bool. NaN where it gives no number (S-measure of an object in a corner)."""
+    [0, 1], `truth` bool. NaN where it gives no score (S-measure of an object in a corner)."""
     need("py_sod_metrics", extra="saliency")
     import py_sod_metrics as sod
 
@@ -154,8 +154,8 @@ def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     with np.errstate(all="ignore"):
         for measure in measures:
             measure.step(soft.astype(np.float64), truth, normalize=False)
-    values = s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]
-    return dict(zip(SALIENCY, map(float, values), strict=True))
+    values = np.array([s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]])
+    return dict(zip(SALIENCY, np.where(values < 1.01, values, np.nan).tolist(), strict=True))
 
 
 def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
