@@ -42,6 +42,8 @@ def test_pictures_by_title_and_of_a_given_width():
     figure = plots.show({"one": photos(1)[0], "two\n2": mattes(1)[0]}, side=400)
     assert [a.get_title() for a in figure.axes] == ["one", "two\n2"]
     assert figure.get_figwidth() * figure.dpi == pytest.approx(800)
+    figure.draw_without_rendering()
+    assert all(a.title.get_window_extent().y1 <= figure.bbox.height for a in figure.axes)
     assert plots.show(photos(3)).get_figwidth() * figure.dpi == pytest.approx(1024)
 
 

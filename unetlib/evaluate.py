@@ -62,8 +62,8 @@ class Evaluation(NamedTuple):
 
 
 def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -> Evaluation:
-    """Everything about a predictor on pairs. Threshold "best" takes that with the highest mean IoU
-    on them; `difficulty` and `saliency` (needs PySODMetrics) add columns.
+    """Everything about a predictor on pairs. `threshold`: a number in [0, 1], or "best", that with
+    the highest mean IoU on them; `difficulty` and `saliency` (needs PySODMetrics) add columns.
 
     A photo that is damaged is left out with a warning that names it. Raises ValueError for a
     prediction of another size than its mask or outside [0, 1], and where there is no photo;

@@ -76,10 +76,11 @@ def show(pictures: Mapping[str, Any] | Iterable, columns: int = 0, side: float =
     rows = [named[i : i + columns] for i in range(0, len(named), columns)]
     width = (side or 1024 / columns) / 80
     heights = [width * max(len(picture) / len(picture[0]) for _, picture in row) for row in rows]
-    size = (width * columns, sum(heights) + 0.25 * len(rows))  # with lines for the titles
+    lines = sum(1 + max(title.count("\n") for title, _ in row) for row in rows)  # of titles
+    size = (width * columns, sum(heights) + 0.23 * lines)
     figure, axes = new_figure(len(rows), columns, size, heights)
     for axis in axes.flat:
-        axis.axis("off")
+        axis.set(frame_on=False, xticks=[], yticks=[], anchor="S")
     for axis, (title, picture) in zip(axes.flat, named, strict=False):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         axis.set_title(title, fontsize=9, parse_math=False)
