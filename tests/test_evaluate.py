@@ -1,6 +1,5 @@
 """Evaluation of whole sets against brute force, what makes a photo hard, and leaderboards."""
 
-import functools
 import math
 import shutil
 
@@ -17,18 +16,14 @@ from unetlib.data.sources import open_source
 from unetlib.data.synthetic import generate_sample
 from unetlib.evaluate import (
     DIFFICULTIES,
-    Example,
     best_threshold,
     compare,
     difficulties,
-    evaluate,
     find_models,
+    match_predictions,
     measure,
-    read_predictions,
-    score,
 )
-from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou
-from unetlib.metrics import interval as bootstrap
+from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou, paired
 from unetlib.models import build_model
 from unetlib.predict import Predictor
 
@@ -66,7 +61,7 @@ def iou_of(pair, threshold):
 
 
 def test_a_row_per_photo_at_its_own_size(pairs):
-    table = evaluate(reddish, pairs, threshold=0.4)
+    table = measure(reddish, pairs, threshold=0.4).table
     assert table.columns.tolist() == ["id", *SCORES, *LAST]
     assert table["id"].tolist() == [p.id for p in pairs] and (table["milliseconds"] > 0).all()
     assert table[[*COUNTS]].sum(axis=1).tolist() == [h * w for h, w in SIZES]
@@ -82,31 +77,25 @@ def test_a_row_per_photo_at_its_own_size(pairs):
 
 
 def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
-    found = measure(reddish, pairs, threshold="best")
+    asked = 0
+
+    def predictor(image):
+        nonlocal asked
+        asked += 1
+        return reddish(image)
+
+    found = measure(predictor, pairs, threshold="best")
     assert found.sweep["threshold"].tolist() == [i / 100 for i in range(1, 100)]
     for row in found.sweep[::11].itertuples():
         ious = [iou_of(pair, np.float32(row.threshold)) for pair in pairs]
         assert row.iou == pytest.approx(np.mean(ious), abs=1e-12)
     assert found.threshold == best_threshold(found.sweep)
+    assert asked == 5  # each photo once
     again = measure(reddish, pairs, threshold=found.threshold)
     assert found.table[[*SCORES]].equals(again.table[[*SCORES]])
     assert found.table["iou"].mean() == pytest.approx(found.sweep["iou"].max())
     flat = pd.DataFrame({"threshold": [0.1, 0.4, 0.7], "iou": [0.5, 0.9, 0.8], "dice": [1, 1, 1]})
     assert best_threshold(flat) == 0.4 == best_threshold(flat, by="dice")  # the one nearest to 0.5
-
-
-def test_the_worst_and_best_are_kept_to_be_shown():
-    photo, matte = np.zeros((700, 350, 3), np.uint8), np.ones((700, 350), np.float32)
-
-    def examples():
-        for share in np.random.default_rng(0).permutation(20):
-            soft = matte.copy()
-            soft[: 30 * share] = 0
-            yield Example(f"lost {share}", soft, matte, photo)
-
-    found = score(examples)
-    assert [e.id for e in found.shown] == [f"lost {i}" for i in (19, 18, 17, 16, 15, 2, 1, 0)]
-    assert found.shown[0].image.shape == (320, 160, 3) and found.shown[0].soft.shape == (320, 160)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +108,35 @@ def test_the_worst_and_best_are_kept_to_be_shown():
 )
 def test_predictions_that_are_no_soft_masks_are_refused(pairs, predictor, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(predictor, pairs)
+        measure(predictor, pairs)
     with pytest.raises(ValueError, match=r"between 0 and 1, got 127"):
-        evaluate(reddish, pairs, threshold=127)
+        measure(reddish, pairs, threshold=127)
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(reddish, [])
+        measure(reddish, [])
+
+
+def test_a_sigmoid_that_rounds_beyond_its_range(pairs):
+    sure = measure(lambda image: reddish(image) >= 0.5, pairs)
+    rounded = measure(lambda image: np.where(reddish(image) >= 0.5, 1.000009, -9e-6), pairs)
+    assert rounded.table[[*SCORES]].equals(sure.table[[*SCORES]])
+    with pytest.raises(ValueError, match="photo0.*to 1.01 "):
+        measure(lambda image: np.full(image.shape[:2], 1.01), pairs)
+
+
+def test_photos_of_one_pixel(make_pairs, tmp_path):
+    folder = make_pairs(["dot"], tmp_path / "dots", 1, 1)
+    dots = open_source(f"folder:{folder}", val_fraction=0).train
+    table = measure(lambda image: np.ones((1, 1)), dots, "best", True, True).table
+    assert table.drop(columns=["id", "hard", "tags", "milliseconds"]).max(axis=None) <= 1
 
 
 def test_summary(pairs):
     found = measure(reddish, pairs, threshold=0.4)
-    summary = found.summary(confidence=0.9, resamples=500)
+    summary = found.summary()
     assert summary.index.name == "score" and list(summary) == ["mean", "low", "high"]
     for name in SCORES:
         assert summary.loc[name, "mean"] == pytest.approx(found.table[name].mean())
-        expected = bootstrap(found.table[name], 0.9, 500)
+        _, *expected, _ = paired(np.zeros(len(pairs)), found.table[name])
         assert summary.loc[name, ["low", "high"]].tolist() == pytest.approx(expected)
     counts = Counts(*(found.table[name].to_numpy() for name in COUNTS))
     assert summary.loc["pooled_iou", "mean"] == counts.pooled().iou().item()
@@ -163,29 +167,44 @@ def folders(tmp_path):
 
 
 def test_predictions_from_files(folders):
-    found = {example.id: example for example in read_predictions(*folders)}
-    assert sorted(found) == ["a/two", "one", "three"]
-    for example in found.values():
-        np.testing.assert_allclose(example.soft, example.matte, atol=1e-6)
-    table = score(functools.partial(read_predictions, *folders), saliency=True).table
+    pairs = match_predictions(*folders)
+    assert sorted(pair.id for pair in pairs) == ["a/two", "one", "three"]
+    table = measure(None, pairs, saliency=True).table
     assert (table["iou"] == 1).all() and set(SALIENCY) <= set(table)
+    assert table["mae"].max() < 1e-6
+    # as ONNX Runtime's sigmoid rounds
+    truth = np.asarray(Image.open(folders[1] / "one.png")) >= 128
+    Image.fromarray(truth * np.float32(1.000001)).save(folders[0] / "one_mask_soft.tif")
+    pairs = [pair for pair in match_predictions(*folders) if pair.image.suffix == ".tif"]
+    assert measure(None, pairs).table["iou"].tolist() == [1]
 
 
 def test_predictions_that_do_not_fit(folders):
     predictions, masks = folders
     with pytest.raises(DataError, match="name two folders"):
-        next(read_predictions(masks, masks / ".." / "masks"))
+        match_predictions(masks, masks / ".." / "masks")
     (masks / "empty").mkdir()
     with pytest.raises(DataError, match="empty has no images"):
-        next(read_predictions(predictions, masks / "empty"))
+        match_predictions(predictions, masks / "empty")
+    with pytest.raises(DataError, match="3 of 3 masks.*no prediction.*/empty, such as .*no image"):
+        match_predictions(masks / "empty", masks)
+    pairs = match_predictions(predictions, masks)
     Image.fromarray(np.ones((40, 50), np.uint8)).save(predictions / "one_mask_soft.png")
     with pytest.warns(UserWarning, match="holds 0 and 1 only"):
-        list(read_predictions(predictions, masks))
+        measure(None, pairs)
+    logits = np.linspace(-9, 9, 2000, dtype=np.float32).reshape(40, 50)
+    spoilt = ((logits * np.nan, "NaN"), (np.eye(7), r"\(7, 7\).*\(40, 50\)"), (logits, "logits"))
+    for values, words in spoilt:
+        Image.fromarray(values).save(predictions / "one_mask_soft.tif")
+        with pytest.raises(ValueError, match=f"one.*{words}"):
+            measure(None, match_predictions(predictions, masks))
+        (predictions / "one_mask_soft.tif").unlink()
+    (predictions / "one_mask_soft.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="one_mask_soft.png: not an image"):
+        measure(None, pairs)
     Image.new("L", (7, 5)).save(masks / "more.png")
-    with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more$"):
-        next(read_predictions(predictions, masks))
-    with pytest.raises(ValueError, match="measured on a photo"):
-        score(lambda: [Example("a", np.zeros((4, 4)), np.zeros((4, 4)))], difficulty=True)
+    with pytest.raises(DataError, match="1 of 4 masks.*no prediction.*such as more. There"):
+        match_predictions(predictions, masks)
 
 
 # what makes a photo hard
@@ -214,9 +233,9 @@ def test_difficulties_of_a_set(pairs):
 # several networks
 
 
-def save(path, seed: int = 0, bias: float | None = None, **extra):
+def save(path, start: int = 0, bias: float | None = None, **extra):
     """A tiny network that was not trained; with a bias its answer is the same everywhere."""
-    torch.manual_seed(seed)
+    torch.manual_seed(start)
     model = build_model("unet_small", base=4, depth=2)
     if bias is not None:
         last = [part for part in model.modules() if isinstance(part, torch.nn.Conv2d)][-1]
@@ -241,11 +260,11 @@ def test_runs_and_checkpoints_each_content_once(root):
     copy = root / "outputs/checkpoints/best_model.pth"
     copy.parent.mkdir(parents=True)
     shutil.copy2(second, copy)
-    older = save(copy.with_name("older.pth"), 3)
+    other = save(root / "outputs/runs/old/checkpoints/best_model.pth", 3)
     copy.with_name("training_state.pth").write_bytes(b"no network")
     copy.with_name("notes.txt").write_bytes(b"no network either")
     save(root / "outputs/runs/first/checkpoints/last_model.pth", 9)
-    assert find_models() == {"first": first, "second one": second, "older.pth": older}
+    assert find_models() == {"first": first, "old": other, "second one": second}
     for place in ("first", "outputs/runs/first", first):
         assert find_models([place]) == {"first": first}
 

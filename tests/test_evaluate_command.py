@@ -18,7 +18,7 @@ from test_evaluate import save
 from unetlib.app import cli
 from unetlib.app.evaluate import FILES
 from unetlib.data.pairs import load_pair
-from unetlib.data.sources import open_source
+from unetlib.data.sources import open_settings, open_source
 from unetlib.predict import Predictor
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -85,7 +85,7 @@ def test_one_network(root, photos, call, tmp_path):
     assert rows.to_dict() == pytest.approx(wanted)
     assert record(folder)["scores"]["my net.pth"]["iou"]["mean"] == pytest.approx(mean)
     page, text = (folder / FILES[0]).read_text("utf-8"), text_of(folder / FILES[0])
-    assert page.count("data:image/png;base64,") >= 4 and f"{mean:.3f}" in text
+    assert "data:image/png;base64," in page and f"{mean:.3f}" in text
     assert not re.search('<[^>]*(src|href)="http', page)  # all in one file
     assert all(id in text for id in wanted) and "boundary IoU" in text
     # an earlier evaluation stays unless asked
@@ -130,6 +130,17 @@ def test_the_val_photos_of_the_training(root, photos, call):
     assert (root / "outputs/evaluation/leaderboard/evaluation.html").is_file()
     code, out, _ = call("second", "--all-photos", "--no-difficulty", "-o", "again")
     assert "Photos of the training are among these" in out
+
+
+def test_the_val_photos_are_divided_as_in_the_training(root, photos, call):
+    """Also those of a notebook, whose source and folder are two settings."""
+    where = {"source_root": photos.removeprefix("folder:"), "data_dir": "", "count": 0}
+    how = where | {"source": "synthetic", "image_size": 32, "seed": 5, "val_fraction": 0.6}
+    save(root / "outputs/checkpoints/best_model.pth", 1, **how)
+    code, out, err = call("--no-difficulty")
+    assert code == 0, err
+    table = pd.read_csv(root / "outputs/evaluation/best_model/evaluation.csv")
+    assert table["id"].tolist() == [pair.id for pair in open_settings(**how).val]
 
 
 def test_masks_of_another_program(root, photos, call, tmp_path):

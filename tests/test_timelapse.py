@@ -165,5 +165,3 @@ def test_nothing_to_film(tmp_path):
     assert not (tmp_path / "videos").exists()
     with pytest.raises(ValueError, match="fps"):
         make_videos(tmp_path, tmp_path / "videos", fps=0)
-    with pytest.raises(ValueError, match="at least one sample"):
-        Timelapse(Samples(), [], tmp_path)

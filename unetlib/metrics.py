@@ -7,7 +7,6 @@ prediction that missed an object) scores 0.0, so that a model is never rewarded 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,10 +14,10 @@ import numpy as np
 
 from unetlib.errors import need
 
-COUNTS = ("tp", "fp", "fn", "tn")
 COUNTED = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")  # they follow from COUNTS
-THRESHOLDS = np.arange(1, 100) / 100  # of a curve
-EDGES = (np.arange(301) / 300).astype(np.float32)  # of a histogram: all thresholds, and 15 bins
+THRESHOLDS = np.arange(1, 100) / 100
+FINE = 300  # columns of a histogram
+RIM = 0.02  # how wide it is, as a share of the image's diagonal
 
 
 class Score(NamedTuple):
@@ -43,8 +42,7 @@ SALIENCY = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Pixels by kind, int64 arrays (N,), one entry per image. Scores are float64 (N,) in [0, 1]."""
 
     tp: np.ndarray
@@ -62,7 +60,7 @@ class Counts:
 
     def accuracy(self) -> np.ndarray:
         """Share of pixels that are right. High for "all background" where the object is small."""
-        return self._ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+        return self._ratio(self.tp + self.tn, sum(self))
 
     def precision(self) -> np.ndarray:
         """Share of the prediction that is foreground. Blind to what was missed."""
@@ -79,11 +77,14 @@ class Counts:
 
     def pooled(self) -> Counts:
         """All counts added up, (1,): as of one big image, in which large objects weigh more."""
-        return Counts(*(getattr(self, name).sum(0, keepdims=True) for name in COUNTS))
+        return Counts(*(pixels.sum(0, keepdims=True) for pixels in self))
 
     def _ratio(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         nothing = self.tp + self.fp + self.fn == 0  # an empty prediction on an empty mask
         return np.where(nothing, 1.0, top / np.maximum(bottom, 1))
+
+
+COUNTS = Counts._fields
 
 
 def count(prediction: Any, target: Any) -> Counts:
@@ -94,8 +95,6 @@ def count(prediction: Any, target: Any) -> Counts:
     """
     masks = []
     for name, mask in (("prediction", prediction), ("target", target)):
-        if not hasattr(mask, "dtype"):
-            raise TypeError(f"{name} must be a tensor or an array, got {type(mask).__name__}")
         mask = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
         if not ((mask == 0) | (mask == 1)).all():
             values = f"values from {mask.min():.4g} to {mask.max():.4g}"
@@ -106,88 +105,85 @@ def count(prediction: Any, target: Any) -> Counts:
         shapes = f"{pred.shape} and {true.shape}"
         raise ValueError(f"masks are (N, H, W) of one shape (of one: mask[None]), got {shapes}")
     axes = tuple(range(1, pred.ndim))
-    tp, fp, fn = ((m & t).sum(axes) for m, t in ((pred, true), (pred, ~true), (~pred, true)))
-    return Counts(tp, fp, fn, np.prod(pred.shape[1:]) - tp - fp - fn)
+    kinds = (pred & true, pred & ~true, ~pred & true, ~pred & ~true)
+    return Counts(*(kind.sum(axes) for kind in kinds))
 
 
-def boundary_iou(mask: np.ndarray, truth: np.ndarray, share: float = 0.02) -> float:
-    """IoU of the inner rims of two bool masks (H, W), `share` of the image's diagonal wide. The
-    border of the image is an edge too. Two empty masks: 1.0.
+def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
+    """Counts and boundary IoU of the masks soft >= threshold, each (T,), for rising thresholds.
+
+    `soft`: float32 (H, W). `truth`: bool (H, W).
+    """
+    side = 2 * max(1, round(RIM * float(np.hypot(*truth.shape)))) + 1
+    square = np.ones((side, side), np.uint8)
+
+    def erode(levels: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
+        how = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+        return cv2.erode(np.ascontiguousarray(levels, np.uint8), square, **how)
+
+    def above(levels: np.ndarray) -> np.ndarray:  # how many of them reach each threshold
+        return np.bincount(levels, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
+
+    # how many of the thresholds each pixel reaches; where its surroundings do so too is no rim
+    levels = np.searchsorted(np.float32(thresholds), soft, side="right")
+    inner, rim = erode(levels), truth & (erode(truth) == 0)
+    found, tp = above(levels.ravel()), above(levels[truth])
+    both = above(levels[rim]) - above(inner[rim])
+    either = found - above(inner.ravel()) + rim.sum() - both
+    ious = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    positive = truth.sum()
+    return Counts(tp, found - tp, positive - tp, truth.size - positive - found + tp), ious
+
+
+def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the inner rims of two bool masks (H, W), 2 % of the image's diagonal wide. The border
+    of the image is an edge too. Two empty masks: 1.0.
 
     B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
     """
-    side = 2 * max(1, round(share * float(np.hypot(*mask.shape)))) + 1
-    square, border = np.ones((side, side), np.uint8), {"borderType": cv2.BORDER_CONSTANT}
-    pixels = [np.ascontiguousarray(m, np.uint8) for m in (mask, truth)]
-    first, second = (m > cv2.erode(m, square, borderValue=0, **border) for m in pixels)
-    either = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / either if either else 1.0
-
-
-def image_scores(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """tp, fp, fn, tn and all scores of SCORES but mae, of one image: bool masks (H, W)."""
-    counts = count(mask[None], truth[None])
-    row = {name: getattr(counts, name).item() for name in COUNTS}
-    row |= {name: getattr(counts, name)().item() for name in COUNTED}
-    return row | {"boundary_iou": boundary_iou(mask, truth)}
+    return curves(np.float32(mask), np.asarray(truth, bool), [0.5])[1].item()
 
 
 def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The scores of SALIENCY of one image, as PySODMetrics computes them: `soft` float (H, W) in
-    [0, 1], `truth` bool. NaN where it gives no number (S-measure of an object in a corner)."""
+    [0, 1], `truth` bool. NaN where it gives no score (S-measure of an object in a corner)."""
     need("py_sod_metrics", extra="saliency")
-    import py_sod_metrics
+    import py_sod_metrics as sod
 
-    s, e = py_sod_metrics.Smeasure(), py_sod_metrics.Emeasure()
-    weighted = py_sod_metrics.WeightedFmeasure()
+    measures = s, e, weighted = sod.Smeasure(), sod.Emeasure(), sod.WeightedFmeasure()
     with np.errstate(all="ignore"):
-        for measure in (s, e, weighted):
+        for measure in measures:
             measure.step(soft.astype(np.float64), truth, normalize=False)
-    values = s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]
-    return dict(zip(SALIENCY, map(float, values), strict=True))
+    values = np.array([s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]])
+    return dict(zip(SALIENCY, np.where(values < 1.01, values, np.nan).tolist(), strict=True))
 
 
-class Histogram(NamedTuple):
-    """Pixels by truth (row 0 background, 1 foreground) and probability p (column floor(300 p)):
-    how many there are, and the sums of their probabilities, both (2, 301). Histograms of several
-    images are added with `+`."""
+def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The pixels of one image by their probability p, float64 (3, 300): how many there are with
+    floor(300 p), how many of them are foreground, the sum of p. Those of several images add up.
 
-    pixels: np.ndarray
-    total: np.ndarray
+    `soft`: float32 (H, W) in [0, 1]. `truth`: bool (H, W).
+    """
+    p = soft.ravel()
+    place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
+    return np.stack([np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)])
 
-    @staticmethod
-    def of(soft: np.ndarray, truth: np.ndarray) -> Histogram:
-        """Of one image: `soft` float32 (H, W) in [0, 1], `truth` bool (H, W)."""
-        p = np.asarray(soft, np.float32).ravel()
-        place = np.searchsorted(EDGES, p, side="right") - 1 + len(EDGES) * truth.ravel()
-        rows = (np.bincount(place, weights, 2 * len(EDGES)) for weights in (None, p))
-        return Histogram(*(row.reshape(2, -1) for row in rows))
 
-    def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(self.pixels + other.pixels, self.total + other.total)
+def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
+    """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10? `pixels` is a
+    `histogram`; `bins` divides 300.
 
-    def curve(self) -> Counts:
-        """The counts of the masks soft >= threshold, (99,): for each of THRESHOLDS."""
-        negative, positive = self.pixels.sum(axis=1)
-        fp, tp = self.pixels[:, ::-1].cumsum(axis=1)[:, ::-1][:, 3:-1:3]
-        return Counts(tp, fp, positive - tp, negative - fp)
-
-    def reliability(self, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
-        """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10?
-
-        Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
-        probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
-        expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et
-        al., ICML 2017, https://arxiv.org/abs/1706.04599). `bins` divides 300.
-        """
-        place = np.minimum(np.arange(len(EDGES)) * bins // 300, bins - 1)
-        rows = self.pixels.sum(axis=0), self.total.sum(axis=0), self.pixels[1]
-        pixels, total, true = (np.bincount(place, row, bins) for row in rows)
-        with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
-            table = {"confidence": total / pixels, "accuracy": true / pixels}
-        low = np.arange(bins) / bins
-        table |= {"low": low, "high": low + 1 / bins, "share": pixels / pixels.sum()}
-        return table, float(np.abs(total - true).sum() / pixels.sum())
+    Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
+    probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
+    expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et al.,
+    ICML 2017, https://arxiv.org/abs/1706.04599).
+    """
+    found, true, total = pixels.reshape(3, bins, -1).sum(axis=2)
+    low = np.arange(bins) / bins
+    table = {"low": low, "high": low + 1 / bins, "share": found / found.sum()}
+    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
+        table |= {"confidence": total / found, "accuracy": true / found}
+    return table, float(np.abs(total - true).sum() / found.sum())
 
 
 def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndarray:
@@ -197,30 +193,17 @@ def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndar
     with replacement. All columns see the same draws, so that ratios are those of pairs.
     """
     n, rng = len(values), np.random.default_rng(seed)
-    if not n:
-        raise ValueError("the bootstrap needs the values of at least one image, got none")
     return rng.multinomial(n, np.full(n, 1 / n), resamples) @ np.asarray(values, np.float64)
-
-
-def interval(values: Any, confidence: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """The confidence interval (low, high) of the mean of `values`, one number per image."""
-    return _limits(resampled_sums(values, resamples) / len(values), confidence)
-
-
-def _limits(means: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
     """Is b better than a on the same images, or is it luck?
 
     `a`, `b`: a score for each image, in the same order. Returns the mean of b - a, its interval
-    (low, high), and the share of the resamples in which b is higher; a tie counts half.
+    (low, high: 95 %), and the share of the resamples in which b is higher; a tie counts half.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"paired needs the same images, got {a.shape} and {b.shape}")
-    sums = resampled_sums(b - a)
+    gain = np.subtract(b, a, dtype=np.float64)
+    sums = resampled_sums(gain)
     share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
-    return float((b - a).mean()), *_limits(sums / len(a)), float(share)
+    low, high = np.quantile(sums, [0.025, 0.975]) / len(gain)
+    return float(gain.mean()), float(low), float(high), float(share)

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from unetlib.data.images import binarize
 from unetlib.metrics import count
 from unetlib.paths import whole, write_whole
 from unetlib.predict import probabilities
@@ -33,8 +32,6 @@ class Timelapse:
     """
 
     def __init__(self, dataset, indices: Sequence[int], folder: str | Path):
-        if not len(indices):
-            raise ValueError("a timelapse needs at least one sample to follow, got no indices")
         images, masks = zip(*(dataset[int(i)] for i in indices), strict=True)
         self.folder, self.batch = Path(folder), torch.stack(images)
         self.mattes = torch.cat(masks).numpy()
@@ -51,37 +48,33 @@ class Timelapse:
                 if number > epoch or (epoch == 1 and i >= len(self.photos)):  # not followed now
                     frame.unlink()
         for i, soft in enumerate(predictions):
-            sample, photo, matte = self.folder / f"sample_{i:02d}", self.photos[i], self.mattes[i]
+            sample, truth = self.folder / f"sample_{i:02d}", self.mattes[i] >= 0.5
             sample.mkdir(parents=True, exist_ok=True)
-            truth = binarize(matte)
             parts = {"iou": np.ones_like(truth)} | mask_parts(truth)
             masks = np.stack(list(parts.values()))
             ious = count((soft >= 0.5) & masks, truth & masks).iou().round(4)
             ious[~masks.any(axis=(1, 2))] = np.nan  # a part that this mask does not have
             caption = f"{f'epoch {epoch}' if epoch else 'before training'}, IoU {ious[0]:.2f}"
             with whole(sample / f"epoch_{epoch:03d}.png") as part:
-                strip(photo, matte, soft, caption).save(part, "PNG")
-            table = pd.DataFrame([{"epoch": epoch, **dict(zip(parts, ious, strict=True))}])
-            if (sample / "scores.csv").is_file():
-                old = pd.read_csv(sample / "scores.csv")
-                old = old[old.epoch < epoch if epoch else old.epoch > 0]
+                strip(self.photos[i], self.mattes[i], soft, caption).save(part, "PNG")
+            table = pd.DataFrame({"epoch": epoch, **dict(zip(parts, ious, strict=True))}, [0])
+            if (file := sample / "scores.csv").is_file():
+                old = pd.read_csv(file).query(f"epoch < {epoch}" if epoch else "epoch > 0")
                 table = pd.concat([old, table]).sort_values("epoch")
-            write_whole(sample / "scores.csv", table.to_csv(index=False).encode())
+            write_whole(file, table.to_csv(index=False).encode())
 
 
 def make_videos(timelapse_dir: str | Path, videos_dir: str | Path, fps: float = 4) -> list[Path]:
     """sample_XX.gif and sample_XX.mp4 from the frames of every sample; the paths written.
 
     Both rest on the last frame; the MP4 is H.264 with even sides. Raises FileNotFoundError when
-    there are no frames.
+    there are no frames, and ValueError for an fps that is not above 0 and at most 60.
     """
     if not 0 < fps <= 60:
         raise ValueError(f"fps must be above 0 and at most 60, got {fps}")
     written = []
     for _, sample in numbered(Path(timelapse_dir), r"sample_(\d+)"):
         frames = [Image.open(f).convert("RGB") for _, f in numbered(sample, r"epoch_(\d+)\.png")]
-        if len({frame.size for frame in frames}) > 1:
-            raise ValueError(f"the frames in {sample} differ in size: train anew, or remove some")
         if frames:
             written += [Path(videos_dir, sample.name + suffix) for suffix in (".gif", ".mp4")]
             written[-1].parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ import json
 import re
 import sys
 import warnings
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ from unetlib.app import Command
 from unetlib.paths import find_input, resolve, write_whole
 
 FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
+WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their size in pixels
 
 
 @click.command(cls=Command, short_help="Say how good a network is, or which of several.")
@@ -29,7 +32,7 @@ FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("-o", "--into", metavar="DIR", help="Where to [outputs/evaluation/NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier evaluation there.")
-def evaluate(models, named, everything, source, all_photos, predictions, masks, **how):
+def evaluate(models, named, everything, source, all_photos, predictions, masks, threshold, **how):
     """How good is a network, on which photos does it fail and why, is it better than that one?
 
     \b
@@ -41,66 +44,66 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     Measured are the val photos of the training, or of --source. Writes a page, evaluation.csv (a
     row per photo) and metrics.json. Networks that fail are listed; exit code 1 then.
     """
-    models, level, into = (*models, *named), how["threshold"], how["into"]
-    if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*", level):
-        raise ValueError(f"--threshold is a number between 0 and 1, or best, not {level!r}")
+    models = (*models, *named)
+    if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*", threshold):
+        raise ValueError(f"--threshold is a number between 0 and 1, or best, not {threshold!r}")
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
-    from unetlib.evaluate import find_models, measure, read_predictions, score
+    from unetlib.evaluate import find_models, match_predictions, measure
     from unetlib.predict import Predictor
 
-    folders = [find_input(name) for name in (predictions, masks) if name]
-    networks = {path.name: path for path in folders[:1]}
-    networks = networks or find_models(() if everything else models or ["best"])
+    if predictions:
+        made, truth = find_input(predictions), find_input(masks)
+        networks, pairs = {made.name: None}, match_predictions(made, truth)
+        notes = [f"Masks of {predictions}, measured with those of {masks}"]
+    else:
+        networks = find_models(() if everything else models or ["best"])
+        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
-    folder = Path(into).expanduser().absolute() if into else resolve("outputs/evaluation") / name
+    into = how["into"] or resolve("outputs/evaluation") / name
+    folder = Path(into).expanduser().absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
-    columns = {"saliency": how["saliency"], "difficulty": how["difficulty"] and not folders}
-    neither = [], [f"Masks of {predictions}, measured with those of {masks}"]
-    pairs, notes = neither if folders else choose_photos(networks, source, all_photos)
-    found, failed = {}, {}
     folder.mkdir(parents=True, exist_ok=True)
+    columns = {"saliency": how["saliency"], "difficulty": how["difficulty"] and not predictions}
+    predictors, found, failed = {}, {}, {}
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: notes.append(str(message))
         for name, path in networks.items():
             try:
-                if folders:
-                    found[name] = score(lambda: read_predictions(*folders), level, **columns)
-                else:
-                    found[name] = measure(Predictor(path, how["device"]), pairs, level, **columns)
-            except (ValueError, OSError, RuntimeError, ImportError) as error:
-                failed[name] = str(error)
+                predictors[name] = path and Predictor(path, how["device"])
+                found[name] = measure(predictors[name], pairs, threshold, **columns)
+            except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+                failed[name] = error
     if not found:
-        raise ValueError("\n".join(dict.fromkeys(failed.values())))
-    if level == "best":
-        notes.append("The threshold was picked on these very photos: it flatters")
-    notes += [f"{name} failed: {reason}" for name, reason in failed.items()]
-    for part in write(folder, found, list(dict.fromkeys(notes))):
+        raise next(iter(failed.values()))
+    notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
+    notes += [f"{name} failed: {str(e) or 'out of memory'}" for name, e in failed.items()]
+    for part in write(folder, found, list(dict.fromkeys(notes)), predictors, pairs):
         text = part if isinstance(part, str) else part.to_string(na_rep="–", float_format="%.3f")
         click.echo(html.unescape(re.sub("</?code>|#+ ", "", text)))
     click.echo(f"written to {folder}: {', '.join(FILES)}")
     sys.exit(1 if failed else 0)
 
 
-def choose_photos(networks: dict[str, Path], source: str, all_photos: bool) -> tuple[list, list]:
+def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[list, list]:
     """(pairs, notes on them): the val photos, or all, of `source`. Without it they are those of the
-    training of the first network (its file, or the .pth beside it, tells), divided as then."""
+    training of the network (its file, or the .pth beside it, tells), divided as then."""
+    from unetlib.app.train import TrainOptions
     from unetlib.checkpoint import load_checkpoint
-    from unetlib.data.sources import open_source
+    from unetlib.data.sources import open_settings
 
-    how = {"source": source or "synthetic"}
-    if not source:
-        try:
-            how |= load_checkpoint(next(iter(networks.values())).with_suffix(".pth")).extra
-        except ValueError as error:
-            raise ValueError(f"{error}\n--source SPEC says which photos to measure on") from error
-    if how["source"] == "synthetic":  # as drawn for the training, and not drawn again
-        how["source"] = f"folder:{resolve(how.get('data_dir', 'data'))}"
-    fraction = 0.0 if all_photos else how.get("val_fraction", 0.2)
-    root, seed = how.get("source_root") or None, how.get("seed", 0)
-    data = open_source(how["source"], root, seed=seed, val_fraction=fraction)
+    how = asdict(TrainOptions(source=source or "synthetic"))
+    try:
+        how |= {} if source else load_checkpoint(network.with_suffix(".pth")).extra
+        if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
+            how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
+        how |= {"val_fraction": 0.0} if all_photos else {}
+        data = open_settings(**{name: how[name] for name in signature(open_settings).parameters})
+    except (ValueError, OSError) as error:
+        advice = "" if source else ". --source SPEC says which photos to measure on"
+        raise ValueError(f"{error}{advice}") from error
     pairs = [*(data.train if all_photos else ()), *data.val]
     side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
     notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
@@ -109,27 +112,28 @@ def choose_photos(networks: dict[str, Path], source: str, all_photos: bool) -> t
     return pairs, notes + data.describe().split("\n")[1:]
 
 
-def write(folder: Path, found: dict, notes: list[str]) -> list:
+def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: list) -> list:
     """The three files about `found`. Returns the texts and tables that the terminal shows, too."""
     import numpy as np
     import pandas as pd
 
-    from unetlib import plots
     from unetlib.app.pages import code, write_page
-    from unetlib.evaluate import DIFFICULTIES, compare
+    from unetlib.data.images import fit_within, resize
+    from unetlib.evaluate import DIFFICULTIES, compare, predict_pair
     from unetlib.metrics import SALIENCY, SCORES
+    from unetlib.plots import error_map, show
 
     board, known = compare(found), SCORES | SALIENCY
-    record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
     summaries = {name: one.summary() for name, one in found.items()}
+    record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
     record["scores"] = {n: json.loads(t.to_json(orient="index")) for n, t in summaries.items()}
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
-    tables = {name: one.table for name, one in found.items()}
-    csv = pd.concat(tables, names=["model"]).droplevel(1).to_csv()
+    rows = pd.concat({name: one.table for name, one in found.items()}, names=["model"])
+    csv = rows.droplevel(1).to_csv()
     write_whole(folder / FILES[1], csv.encode(errors="backslashreplace"))
 
     top = next(board.itertuples())
-    one, table = found[top.name], found[top.name].table.set_index("id")
+    one, table = found[top.name], found[top.name].table.set_index("id").sort_values("iou")
     scores = summaries[top.name].filter([*known], axis=0).rename(lambda key: known[key].label)
     said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
     if len(found) > 1:
@@ -142,12 +146,17 @@ def write(folder: Path, found: dict, notes: list[str]) -> list:
         means = {key: table["iou"].groupby(quarters[key]).mean() for key in DIFFICULTIES}
         said += ["## IoU from the easiest quarter of photos to the hardest", pd.DataFrame(means).T]
 
-    ids, softs, mattes, photos, *_ = zip(*one.shown, strict=True)
-    titles = [f"{id[-20:]}\nIoU {iou:.3f}" for id, iou in table["iou"][[*ids]].items()]
-    worst = table.filter([*known, "hard"]).sort_values("iou").head(200)  # the .csv has all
+    shown, files = [], {pair.id: pair for pair in pairs}
+    for id, iou in table["iou"].drop(table.index[WORST:-BEST]).items():
+        pictures = predict_pair(predictors[top.name], files[id])[:3]
+        photo, matte, soft = (resize(p, fit_within(p.shape[:2], SHOWN_SIDE)) for p in pictures)
+        errors = error_map(matte >= 0.5, soft >= one.threshold)
+        title = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
+        titles = title, "truth", "soft prediction", "orange: made up, blue: missed"
+        shown += zip(titles, (photo, matte, soft, errors), strict=True)
+    levels = one.sweep[one.sweep["threshold"].isin(np.arange(1, 10) / 10)].set_index("threshold")
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
-    parts = [*said, plots.show_intervals(scores), plots.show_sweep(one.sweep)]
-    parts += [plots.show_reliability(*one.histogram.reliability()), "## The worst and the best"]
-    parts += [plots.show_cases(photos, mattes, softs, titles, one.threshold), worst, legend]
+    worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
+    parts = [*said, levels, "## The worst and the best", show(shown, 4), worst, legend]
     write_page(folder / FILES[0], f"Evaluation: {', '.join(found)}", parts)
     return said

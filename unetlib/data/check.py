@@ -83,17 +83,16 @@ class Report:
 
     def figure(self, count: int = 8, columns: int = 4) -> Any:
         """A matplotlib figure of photos and masks with issues, or of ordinary ones without."""
-        from unetlib.plots import new_figure, show_pairs
+        from unetlib.plots import new_figure, show
 
         shown = [(issue.kind, pair) for issue in self.issues for pair in issue.pairs[:2]]
         shown = shown or [("", pair) for pairs in self.pairs.values() for pair in pairs]
-        photos, mattes, titles = [], [], []
+        pictures = []
         for kind, pair in shown[:count]:
             with suppress(ImageError, OSError, MemoryError):
                 photo, matte = load_pair(pair, 320)
-                photos, mattes = [*photos, photo], [*mattes, matte]
-                titles.append(f"{kind}\n{pair.id[-26:]}")
-        return show_pairs(photos, mattes, titles, columns) if photos else new_figure()[0]
+                pictures += [(f"{kind}\n{pair.id[-26:]}", photo), matte]
+        return show(pictures, columns) if pictures else new_figure()[0]
 
 
 def examine(dataset: Any) -> Report:

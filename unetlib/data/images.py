@@ -184,6 +184,8 @@ def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "aut
         values = _mask_values(_upright(image), kind)
         if kind == "labels" or (exact and values.dtype.kind in "ui" and values.max() == 1):
             values = values != 0
+        if values.min() < -1e-5:  # a sigmoid may round to a bit beyond [0, 1]
+            raise ImageError("it holds values below 0 (logits?): a mask has none")
         mask = _unit_range(values)
     return mask if size is None else resize(mask, size)
 
@@ -277,4 +279,4 @@ def _unit_range(values: np.ndarray) -> np.ndarray:
         raise ImageError("it holds values that are not numbers (NaN or infinite)")
     top, unsigned = values.max(), values.dtype.kind == "u"
     usual = (np.iinfo(values.dtype).max,) if unsigned else (1, 255, 65535, top)
-    return np.clip(values.astype(np.float32) / next(t for t in usual if top <= t), 0, 1)
+    return np.clip(values.astype(np.float32) / next(t for t in usual if top <= t + 1e-5), 0, 1)
