@@ -47,7 +47,7 @@ def names_used(notebook) -> set[str]:
     """What a notebook imports from unetlib, as module.name."""
     found = set()
     for cell in code_cells(notebook):
-        source = re.sub(r"(?m)^\s*[%!].*", "pass", cell.source)
+        source = re.sub(r"(?m)^( *)[%!].*", r"\1pass", cell.source)
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "unetlib":
                 found |= {f"{node.module}.{alias.name}" for alias in node.names}

@@ -1,26 +1,15 @@
-"""Figures: what they show, and that nothing in them is cut off."""
+"""Pictures beside each other: what a sheet shows, and that nothing in it is lost."""
 
-import matplotlib.figure
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.data import astronaut
 
 from unetlib import plots
 
 BLUE, ORANGE = [0, 114, 178], [230, 159, 0]  # Okabe and Ito's
-
-
-def photos(n, height=20, width=30):
-    return [np.full((height, width, 3), 20 * i, np.uint8) for i in range(n)]
-
-
-def mattes(n, height=20, width=30):
-    return [np.linspace(0, 1, height * width).reshape(height, width) ** (i + 1) for i in range(n)]
-
-
-def pictures(figure):
-    """The arrays that a figure shows, in order."""
-    return [np.asarray(i.get_array()) for axis in figure.axes for i in axis.images]
 
 
 def test_error_map():
@@ -29,33 +18,34 @@ def test_error_map():
 
 
 @pytest.mark.parametrize(("n", "columns", "rows"), [(1, 4, 1), (5, 2, 3), (8, 4, 2), (3, 0, 1)])
-def test_pictures_in_rows_with_titles(n, columns, rows):
-    shown = [*photos(n - n // 2), *mattes(n // 2)]
-    figure = plots.show([(f"t{i}", one) for i, one in enumerate(shown)], columns)
-    assert [a.get_title() for a in figure.axes][:n] == [f"t{i}" for i in range(n)]
-    assert len({round(a.get_position().y0, 2) for a in figure.axes}) == rows
-    for found, wanted in zip(pictures(figure), shown, strict=True):
-        assert found.shape == wanted.shape and np.allclose(found, wanted)
-
-
-def test_pictures_by_title_and_of_a_given_width():
-    figure = plots.show({"one": photos(1)[0], "two\n2": mattes(1)[0]}, side=400)
-    assert [a.get_title() for a in figure.axes] == ["one", "two\n2"]
-    assert figure.get_figwidth() * figure.dpi == pytest.approx(800)
-    figure.draw_without_rendering()
-    assert all(a.title.get_window_extent().y1 <= figure.bbox.height for a in figure.axes)
-    assert plots.show(photos(3)).get_figwidth() * figure.dpi == pytest.approx(1024)
+def test_pictures_in_rows(n, columns, rows):
+    photos = [np.full((20, 40, 3), (10 * i + 5, 0, 0), np.uint8) for i in range(n)]
+    sheet = np.asarray(plots.contact_sheet(photos, columns))
+    per_row = columns or n
+    width = 1060 // per_row - 6
+    assert sheet.shape == (rows * (round(width / 2) + 6), 1060, 3)
+    for i in range(n):
+        y, x = (i // per_row) * (round(width / 2) + 6) + 5, (i % per_row) * (width + 6) + 5
+        assert sheet[y, x].tolist() == [10 * i + 5, 0, 0]
 
 
 def test_masks_keep_their_grey():
     """A faint mask must look faint: no stretching of the range, whatever the type."""
-    for mask in (np.full((4, 4), 0.25), np.zeros((4, 4), bool), np.ones((4, 4), np.uint8)):
-        assert plots.show([mask]).axes[0].images[0].get_clim() == (0, 1)
+    for mask, grey in ((np.full((4, 4), 0.25), 64), (np.zeros((4, 4), bool), 0)):
+        assert plots.contact_sheet([mask]).getpixel((9, 9)) == (grey,) * 3
+    assert plots.contact_sheet([np.full((4, 4), 1e9)]).getpixel((9, 9)) == (255,) * 3
 
 
-def test_saved_file(tmp_path):
-    figure, axes = plots.new_figure(1, 2, size=(4, 2))
-    assert axes.shape == (1, 2) and isinstance(figure, matplotlib.figure.Figure)
-    path = tmp_path / "new" / "folder" / "picture.png"
-    plots.save_figure(figure, path, dpi=100)
-    assert Image.open(path).size == (400, 200)
+def test_titles_stand_above_and_may_have_lines():
+    photo = np.zeros((50, 50, 3), np.uint8)
+    plain, titled = plots.contact_sheet([photo]), plots.contact_sheet({"one\ntwo": photo})
+    assert titled.height == plain.height + 40
+    head = np.asarray(titled)[:40]
+    assert head[:20].min() < 128 and head[20:].min() < 128  # both lines are there
+    assert (np.asarray(titled)[40:] == np.asarray(plain)).all()
+
+
+def test_a_cell_shows_the_smaller_file():
+    for picture, kind in ((astronaut(), "JPEG"), (np.eye(30), "PNG")):
+        image = Image.open(io.BytesIO(plots.show([picture]).data))
+        assert image.format == kind and image.width == 1060

@@ -1,87 +1,63 @@
-"""Arrays in, matplotlib figures out, without pyplot: a cell shows one that ends it.
-
-Photos are uint8 (H, W, 3), mattes and soft masks float (H, W) in [0, 1], binary masks bool or 0/1.
-"""
+"""Photos and masks beside each other: for the cells of the notebooks and for the pages."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-# Okabe and Ito: people with any common colour vision can tell them apart
-BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
-PINK, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E3E3E3",
-    "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, GREY]),
-}
+WIDTH, GAP = 1060, 6  # pixels
+FALSE_POSITIVE, MISSED = (230, 159, 0), (0, 114, 178)  # Okabe and Ito's orange and blue
 
 
-class Picture(Figure):
-    """A Figure that a notebook can show even where pyplot was never imported, in 256 colours: a
-    third of the bytes, as notebooks are committed with their pictures."""
-
-    def _repr_png_(self) -> bytes:
-        full, small = io.BytesIO(), io.BytesIO()
-        self.savefig(full, format="png", dpi=80)
-        Image.open(full).convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
-        return small.getvalue()
+def error_map(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Two binary masks (H, W) as one picture, uint8 (H, W, 3): white was found, black is
+    background, orange a false positive, and blue was missed."""
+    colours = np.array([(0, 0, 0), FALSE_POSITIVE, MISSED, (255, 255, 255)], np.uint8)
+    return colours[2 * (np.asarray(truth) > 0) + (np.asarray(found) > 0)]
 
 
-@matplotlib.rc_context(STYLE)
-def new_figure(rows=1, columns=1, size=(6.0, 3.2), heights=None) -> tuple[Figure, np.ndarray]:
-    """An empty figure in the course's style and its axes, an array of shape (rows, columns).
+def contact_sheet(pictures: Mapping[str, Any] | Iterable, columns: int = 0) -> Image.Image:
+    """One picture, WIDTH pixels wide, of several in rows, with their titles above them.
 
-    `size` is (width, height) in inches; `heights` are the rows' shares of the height.
+    `pictures`: title -> picture, (title, picture) pairs, or pictures alone; each is uint8
+    (H, W, 3), or a mask (H, W) of bool or float in [0, 1], which is white where it is 1. `columns`:
+    pictures in a row; 0: all, at most five.
     """
-    figure = Picture(figsize=size, dpi=80, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    listed = pictures.items() if isinstance(pictures, Mapping) else pictures
+    named = [one if isinstance(one, tuple) else ("", one) for one in listed]
+    columns, font = columns or max(1, min(5, len(named))), ImageFont.load_default(15)
+    width = WIDTH // columns - GAP
+    tiles = []
+    for title, picture in named:
+        array = np.asarray(picture)
+        if array.dtype != np.uint8:
+            array = np.rint(255 * np.clip(array.astype(np.float32), 0, 1)).astype(np.uint8)
+        size = width, max(1, round(width * array.shape[0] / array.shape[1]))
+        shrinks = width < array.shape[1]
+        how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+        tiles.append((title, Image.fromarray(array).resize(size, how)))
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heads = [20 * max(title.count("\n") + bool(title) for title, _ in row) for row in rows]
+    heights = [max(tile.height for _, tile in row) + GAP for row in rows]
+    sheet = Image.new("RGB", (WIDTH, max(1, sum(heads) + sum(heights))), "white")
+    draw, top = ImageDraw.Draw(sheet), 0
+    for row, head, height in zip(rows, heads, heights, strict=True):
+        for k, (title, tile) in enumerate(row):
+            draw.multiline_text((k * (width + GAP), top), title, "black", font)
+            sheet.paste(tile, (k * (width + GAP), top + head))
+        top += head + height
+    return sheet
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 100) -> None:
-    """Writes a figure (format by suffix), and makes its folder."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+def show(pictures: Mapping[str, Any] | Iterable, columns: int = 0) -> Any:
+    """A `contact_sheet` that a notebook's cell shows, as the smaller one of JPEG and PNG."""
+    from IPython.display import Image as Shown
 
-
-def error_map(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Two binary masks as one picture, uint8 (H, W, 3). White: found. Black: background. Orange:
-    made up (false positive). Blue: missed (false negative)."""
-    kinds = ["black", ORANGE, BLUE, "white"]
-    colours = np.rint([np.multiply(matplotlib.colors.to_rgb(c), 255) for c in kinds])
-    kind = 2 * (np.asarray(truth) > 0) + (np.asarray(prediction) > 0)
-    return colours.astype(np.uint8)[kind]
-
-
-def show(pictures: Mapping[str, Any] | Iterable, columns: int = 0, side: float = 0) -> Figure:
-    """Photos and masks, at least one, in rows of `columns` (0: all in one), titles above them.
-
-    `pictures` are a dict by title, (title, picture) pairs, or pictures alone. Each is `side` pixels
-    wide (0: all together 1,024). A mask's greys run from 0 to 1, however faint it is.
-    """
-    pictures = pictures.items() if isinstance(pictures, Mapping) else pictures
-    named = [one if isinstance(one, tuple) else ("", one) for one in pictures]
-    columns = min(columns or len(named), len(named))
-    rows = [named[i : i + columns] for i in range(0, len(named), columns)]
-    width = (side or 1024 / columns) / 80
-    heights = [width * max(len(picture) / len(picture[0]) for _, picture in row) for row in rows]
-    lines = sum(1 + max(title.count("\n") for title, _ in row) for row in rows)  # of titles
-    size = (width * columns, sum(heights) + 0.23 * lines)
-    figure, axes = new_figure(len(rows), columns, size, heights)
-    for axis in axes.flat:
-        axis.set(frame_on=False, xticks=[], yticks=[], anchor="S")
-    for axis, (title, picture) in zip(axes.flat, named, strict=False):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        axis.set_title(title, fontsize=9, parse_math=False)
-    return figure
+    sheet, jpeg, png = contact_sheet(pictures, columns), io.BytesIO(), io.BytesIO()
+    sheet.save(jpeg, "JPEG", quality=85)
+    sheet.quantize(256).save(png, "PNG", optimize=True)
+    return Shown(min(jpeg.getvalue(), png.getvalue(), key=len))

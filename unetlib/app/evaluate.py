@@ -121,7 +121,7 @@ def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: 
     from unetlib.data.images import fit_within, resize
     from unetlib.evaluate import DIFFICULTIES, compare, predict_pair
     from unetlib.metrics import SALIENCY, SCORES
-    from unetlib.plots import error_map, show
+    from unetlib.plots import contact_sheet, error_map
 
     board, known = compare(found), SCORES | SALIENCY
     summaries = {name: one.summary() for name, one in found.items()}
@@ -152,11 +152,12 @@ def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: 
         photo, matte, soft = (resize(p, fit_within(p.shape[:2], SHOWN_SIDE)) for p in pictures)
         errors = error_map(matte >= 0.5, soft >= one.threshold)
         title = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
-        titles = title, "truth", "soft prediction", "orange: made up, blue: missed"
+        titles = title, "truth", "soft prediction", "orange: false positive, blue: missed"
         shown += zip(titles, (photo, matte, soft, errors), strict=True)
     levels = one.sweep[one.sweep["threshold"].isin(np.arange(1, 10) / 10)].set_index("threshold")
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
     worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
-    parts = [*said, levels, "## The worst and the best", show(shown, 4), worst, legend]
+    parts = [*said, levels, "## The worst and the best", contact_sheet(shown, 4)]
+    parts += [worst, legend]
     write_page(folder / FILES[0], f"Evaluation: {', '.join(found)}", parts)
     return said

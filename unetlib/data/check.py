@@ -82,8 +82,8 @@ class Report:
         return "\n".join(lines).replace(f"{self.root}{os.sep}", "")
 
     def figure(self, count: int = 8, columns: int = 4) -> Any:
-        """A matplotlib figure of photos and masks with issues, or of ordinary ones without."""
-        from unetlib.plots import new_figure, show
+        """A sheet of photos and masks with issues, or of ordinary ones without."""
+        from unetlib.plots import contact_sheet
 
         shown = [(issue.kind, pair) for issue in self.issues for pair in issue.pairs[:2]]
         shown = shown or [("", pair) for pairs in self.pairs.values() for pair in pairs]
@@ -92,7 +92,7 @@ class Report:
             with suppress(ImageError, OSError, MemoryError):
                 photo, matte = load_pair(pair, 320)
                 pictures += [(f"{kind}\n{pair.id[-26:]}", photo), matte]
-        return show(pictures, columns) if pictures else new_figure()[0]
+        return contact_sheet(pictures, columns)
 
 
 def examine(dataset: Any) -> Report:
