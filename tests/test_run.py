@@ -128,8 +128,9 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, code, words):
         (["-p", "seed", "1.5"], "'SEED': '1.5' is not a valid integer"),
         (["-p", "flag", "maybe"], "'maybe' is not a valid boolean"),
         (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
-        (["--only", "07"], "names a notebook of 01_data, 04_evaluate, 06_timelapse"),
-        (["--only", "01", "--from", "04"], "either --only or --from"),
+        (["--only", "07"], "no notebook '07': --only and --from name one of 01_data, 04_evaluate"),
+        (["--from", "04_evaluete"], "no notebook '04_evaluete'"),
+        (["--only", "01", "--from", "04"], "--only and --from do not go together"),
         (["--name", "../up"], "a run's name is letters"),
     ],
 )
@@ -196,4 +197,4 @@ def test_everything_is_in_the_report_and_nothing_is_run_or_loaded(tmp_path):
         assert words in text, words
     assert "alert(1)" in text and "<script>alert" not in source
     pictures = re.findall('src="([^"]{22})', source)
-    assert len(pictures) == 2 and all(p.startswith("data:image/") for p in pictures)
+    assert len(pictures) == 3 and all(p.startswith("data:image/") for p in pictures)

@@ -25,22 +25,19 @@ def code(text: Any) -> str:
 
 
 def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
-    """Writes a page of text (Markdown), tables (pandas), figures (matplotlib) and pictures.
+    """Writes a page of text (Markdown), tables (pandas) and figures (matplotlib). Returns the path.
 
-    Pictures are uint8 arrays (H, W) or (H, W, 3), or PIL images. Returns the path.
+    Pictures that the text names become part of the page where they are below its folder.
     """
-    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-    cells = []
-    for part in (f"# {html.escape(title)}", *parts):
-        cell = {"cell_type": "markdown", "metadata": {}, "source": part}
-        if not isinstance(part, str):
-            output = {"output_type": "display_data", "data": _as_output(part), "metadata": {}}
-            cell |= {"cell_type": "code", "source": "", "outputs": [output]}
-            cell["execution_count"] = None
-        cells.append(cell)
-    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
-    return write_notebook_page(path, nbformat.from_dict(notebook), title)
+    cells = [new_markdown_cell(f"# {html.escape(title)}")]
+    for part in parts:
+        if isinstance(part, str):
+            cells.append(new_markdown_cell(part))
+        else:
+            cells.append(new_code_cell(outputs=[new_output("display_data", _as_output(part))]))
+    return write_notebook_page(path, new_notebook(cells=cells), title)
 
 
 def write_notebook_page(path: str | Path, notebook: Any, title: str) -> Path:
@@ -48,28 +45,23 @@ def write_notebook_page(path: str | Path, notebook: Any, title: str) -> Path:
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
 
+    path = Path(path)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[TEMPLATES])
-    exporter.exclude_input = exporter.optimistic_validation = True  # validated once only
+    exporter.exclude_input = exporter.embed_images = True
     sanitize = SanitizeHTML(tags=TAGS.split(), attributes={"a": ["href"], "td": ["align"]})
     exporter.register_preprocessor(sanitize, enabled=True)
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(path), page.encode("utf-8", "backslashreplace"))
-    return Path(path)
+    about = {"name": title, "path": str(path.parent)}
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page.encode("utf-8", "backslashreplace"))
+    return path
 
 
 def _as_output(part: Any) -> dict[str, str]:
-    """What Jupyter would show of a table, a figure or a picture."""
+    """What Jupyter would show of a table or a figure."""
     if hasattr(part, "to_html"):
         table = part.to_html(float_format="{:.3f}".format, na_rep="")
         return {"text/html": re.sub(r"<td>(?![-\d.]*</td>)", '<td align="left">', table)}
-    file, kind = io.BytesIO(), "png"
-    if hasattr(part, "savefig"):
-        part.savefig(file, format=kind, dpi=130)
-    else:
-        from PIL import Image
-
-        image = part if isinstance(part, Image.Image) else Image.fromarray(part)
-        kind = "jpeg" if image.mode == "RGB" else "png"
-        image.save(file, kind, quality=88)
-    return {f"image/{kind}": base64.b64encode(file.getvalue()).decode("ascii")}
+    file = io.BytesIO()
+    part.savefig(file, format="png", dpi=130)
+    return {"image/png": base64.b64encode(file.getvalue()).decode("ascii")}

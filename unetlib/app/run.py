@@ -14,11 +14,11 @@ import shutil
 import sys
 import time
 from collections import ChainMap
-from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -26,7 +26,7 @@ import unetlib
 from unetlib.app import Command
 from unetlib.app.pages import code, write_notebook_page, write_page
 from unetlib.errors import hint
-from unetlib.paths import find_input, project_root, resolve, write_whole
+from unetlib.paths import find_input, project_root, read_text, resolve, write_whole
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
@@ -41,7 +41,7 @@ def read_record(folder: Path) -> dict:
     is the evaluation. Raises ValueError that names a bad file."""
     path = folder / "metrics.json"
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        text = read_text(path) if path.is_file() else "{}"
         content = dict(json.loads(text, parse_constant=lambda name: None))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} should hold a JSON object ({error})") from None
@@ -87,29 +87,46 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
 
 def select(notebooks: list[Path], only: tuple[str, ...], start: str | None) -> list[Path]:
     """The notebooks that `only` names ("04", "4" or "04_evaluate"), or those from `start` on."""
-    numbers = [name.zfill(2)[:2] for name in (*only, *filter(None, [start]))]
-    found = [path for path in notebooks if path.stem[:2] in numbers]
-    if len(found) < len(set(numbers)) or (only and start):
-        known = ", ".join(path.stem for path in notebooks)
-        raise ValueError(f"either --only or --from names a notebook of {known}")
-    return [path for path in notebooks if path >= found[0]] if start else found or notebooks
+    if only and start:
+        raise ValueError("--only and --from do not go together")
+    named = []
+    for name in only or filter(None, [start]):
+        found = [path for path in notebooks if path.stem.startswith(name.zfill(2))]
+        if len(found) != 1:
+            known = ", ".join(path.stem for path in notebooks)
+            raise ValueError(f"no notebook {name!r}: --only and --from name one of {known}")
+        named += found
+    return [p for p in notebooks if p >= named[0]] if start else sorted({*named}) or notebooks
 
 
 def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
-    """Folder and record of a run: a `part` of the course goes on in the one called `name`, or in
-    the newest, where there is one. Raises ValueError for a bad name."""
+    """Folder and record of a run, which is this command's alone until it ends: a `part` of the
+    course goes on in the one called `name`, or in the newest, where there is one. Raises ValueError
+    for a bad name, for a run that is there already, and for one that is still going on."""
+    from filelock import FileLock, Timeout
+
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits, '-', '_' and '.', not {name!r}")
-    found = list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))
-    if part and found:
+    preset, now = preset or "quick", datetime.now()
+    folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
+    if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
-        return folder, read_record(folder)
-    preset = preset or "quick"
-    folder = resolve(RUNS) / (name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}")
-    if folder.exists():
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        click.get_current_context().with_resource(FileLock(folder / ".run.lock", timeout=0))
+    except Timeout:
+        run = read_record(folder)["run"]
+        who = f"by process {run.get('pid')} since {run.get('started')}"
+        raise ValueError(f"run {folder.name} is being made {who}: take another --name") from None
+    if not (new or part):
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
-    folder.mkdir(parents=True)
-    return folder, {"run": {"preset": preset, "parameters": {}, "notebooks": {}}, "evaluation": {}}
+    record = read_record(folder)
+    record["run"] = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
+    record["run"] |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}"}
+    record["run"] |= {"pid": os.getpid()}
+    write_record(folder, record)
+    return folder, record
 
 
 def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> str:
@@ -165,7 +182,6 @@ def write_report(folder: Path) -> Path:
     it also has to tell of a run that failed half-way."""
     import nbformat
     import pandas as pd
-    from PIL import Image
 
     record = read_record(folder)
     run, scores, solved, pages = record["run"], record["evaluation"], {}, []
@@ -188,11 +204,8 @@ def write_report(folder: Path) -> Path:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
     for path in [*sorted(folder.glob("images/*.png")), *sorted(folder.glob("videos/*.gif"))[:3]]:
-        with suppress(OSError), Image.open(path) as image:  # one cut short is left out
-            image.seek(getattr(image, "n_frames", 1) - 1)  # the last of an animation
-            picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
-            picture.thumbnail((1200, 10_000))
-            parts += [f"### {code(path.relative_to(folder))}", picture]
+        name = path.relative_to(folder).as_posix()
+        parts.append(f"### {code(name)}\n\n![]({quote(name)})")
     about = {"started": run.get("started")} | run.get("versions", {})
     parts += ["## Made with", pd.DataFrame({"": about})]
     return write_page(folder / "report.html", f"Run {folder.name}", parts)
@@ -239,7 +252,6 @@ def run(preset, name, parameters, only, start, timeout, listing) -> None:
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))
     folder, record = open_run(preset, name, part=bool(only or start))
     about, preset = record["run"], record["run"]["preset"]
-    about |= {"started": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "status": "running"}
     about |= {"versions": {key: metadata.version(key) for key in VERSIONS}}
     about["parameters"] |= given
     states = about["notebooks"]
