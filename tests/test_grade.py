@@ -192,7 +192,7 @@ def test_requests_and_rubrics_that_make_no_sense(toy, tmp_path):
 def test_the_default_rubric_is_shown_and_fits_the_course(tmp_path):
     shown = unetlib(tmp_path, "--show-rubric").communicate()[0]
     path = tmp_path / "mine.yaml"
-    path.write_text(shown, encoding="utf-8")
+    path.write_text(shown, encoding="utf-16")  # as PowerShell 5 does with >
     notebooks = (Path(__file__).resolve().parents[1] / "notebooks").glob("[0-9]*.ipynb")
     course = {notebook.stem: nbformat.read(notebook, 4) for notebook in notebooks}
     assert sum(item["points"] for item in read_rubric(path, course)) == 100

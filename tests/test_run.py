@@ -3,7 +3,9 @@
 import html
 import json
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -140,6 +142,23 @@ def test_requests_that_make_no_sense(root, course, args, words):
     assert not (root / "outputs").exists()  # nothing was begun
 
 
+def test_a_run_has_its_folder_to_itself(root):
+    write_course(
+        root / "notebooks", f"open({str(root / 'begun')!r}, 'w'); import time; time.sleep(99)"
+    )
+    command = [sys.executable, "-m", "unetlib", "run", "--name", "a"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+        while not (root / "begun").exists() and first.poll() is None:
+            time.sleep(0.1)
+        before = (root / "outputs/runs/a/metrics.json").read_bytes()
+        for args in (["--name", "a"], ["--from", "04", "--name", "a"], ["--only", "06"]):
+            words = f"run a is being made by process {first.pid} since 20"
+            assert words in str(run(*args).exception)
+        assert (root / "outputs/runs/a/metrics.json").read_bytes() == before
+        first.kill()
+    assert run("--only", "6").exit_code == 0  # the lock ends with its process
+
+
 def test_publish_mixes_no_frames_and_keeps_no_copies_of_what_a_run_holds(root):
     for name in "ab":
         for part in (f"checkpoints/{name}", f"timelapse/{name}"):
@@ -157,6 +176,8 @@ def test_a_record_that_is_none(tmp_path, text):
     (tmp_path / "metrics.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"metrics\.json should hold a JSON object"):
         read_record(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"iou": 0.5}', encoding="utf-16")  # PowerShell's
+    assert read_record(tmp_path)["evaluation"] == {"iou": 0.5}
 
 
 def test_presets_name_parameters_that_the_course_has(monkeypatch):
