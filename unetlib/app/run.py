@@ -87,16 +87,15 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
 
 def select(notebooks: list[Path], only: tuple[str, ...], start: str | None) -> list[Path]:
     """The notebooks that `only` names ("04", "4" or "04_evaluate"), or those from `start` on."""
-    if only and start:
-        raise ValueError("--only and --from do not go together")
-    named = []
-    for name in only or filter(None, [start]):
-        found = [path for path in notebooks if path.stem.startswith(name.zfill(2))]
-        if len(found) != 1:
+    named = [name.zfill(2) for name in (*only, *filter(None, [start]))]
+    for name in named:
+        if not any(path.stem.startswith(name) for path in notebooks):
             known = ", ".join(path.stem for path in notebooks)
             raise ValueError(f"no notebook {name!r}: --only and --from name one of {known}")
-        named += found
-    return [p for p in notebooks if p >= named[0]] if start else sorted({*named}) or notebooks
+    if only and start:
+        raise ValueError("--only and --from do not go together")
+    found = [path for path in notebooks if path.stem.startswith(tuple(named))]
+    return notebooks[notebooks.index(found[0]) :] if start else found or notebooks
 
 
 def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
@@ -111,20 +110,19 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
     if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
-    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    record = read_record(folder)
+    run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
     try:
         click.get_current_context().with_resource(FileLock(folder / ".run.lock", timeout=0))
     except Timeout:
-        run = read_record(folder)["run"]
         who = f"by process {run.get('pid')} since {run.get('started')}"
         raise ValueError(f"run {folder.name} is being made {who}: take another --name") from None
-    if not (new or part):
+    if record["run"] and not part:
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
-    record = read_record(folder)
-    record["run"] = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
-    record["run"] |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}"}
-    record["run"] |= {"pid": os.getpid()}
+    run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}", "pid": os.getpid()}
+    run |= {"versions": {package: metadata.version(package) for package in VERSIONS}}
+    record["run"] = run
     write_record(folder, record)
     return folder, record
 
@@ -252,7 +250,6 @@ def run(preset, name, parameters, only, start, timeout, listing) -> None:
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))
     folder, record = open_run(preset, name, part=bool(only or start))
     about, preset = record["run"], record["run"]["preset"]
-    about |= {"versions": {key: metadata.version(key) for key in VERSIONS}}
     about["parameters"] |= given
     states = about["notebooks"]
     states |= {path.stem: {"status": "not run", "seconds": 0, "error": ""} for path in selected}
