@@ -25,36 +25,29 @@ def code(text: Any) -> str:
 
 
 def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
-    """Writes a page of text (Markdown), tables (pandas) and figures (matplotlib). Returns the path.
-
-    Pictures that the text names become part of the page where they are below its folder.
-    """
+    """Writes a page of text (Markdown), tables (pandas), figures (matplotlib) and executed
+    notebooks, of which text and outputs are shown, without the code. Returns the path."""
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors.sanitize import SanitizeHTML
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
     cells = [new_markdown_cell(f"# {html.escape(title)}")]
     for part in parts:
         if isinstance(part, str):
             cells.append(new_markdown_cell(part))
+        elif hasattr(part, "cells"):
+            cells += part.cells
         else:
             cells.append(new_code_cell(outputs=[new_output("display_data", _as_output(part))]))
-    return write_notebook_page(path, new_notebook(cells=cells), title)
-
-
-def write_notebook_page(path: str | Path, notebook: Any, title: str) -> Path:
-    """Writes an executed notebook as a page: its text and outputs, without the code."""
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors.sanitize import SanitizeHTML
-
-    path = Path(path)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[TEMPLATES])
-    exporter.exclude_input = exporter.embed_images = True
+    exporter.exclude_input = exporter.optimistic_validation = True  # cells may have the same id
     sanitize = SanitizeHTML(tags=TAGS.split(), attributes={"a": ["href"], "td": ["align"]})
     exporter.register_preprocessor(sanitize, enabled=True)
-    about = {"name": title, "path": str(path.parent)}
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": about})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page.encode("utf-8", "backslashreplace"))
-    return path
+    about = {"metadata": {"name": title}}
+    page, _ = exporter.from_notebook_node(new_notebook(cells=cells), resources=about)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), page.encode("utf-8", "backslashreplace"))
+    return Path(path)
 
 
 def _as_output(part: Any) -> dict[str, str]:

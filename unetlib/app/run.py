@@ -18,13 +18,12 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 import unetlib
 from unetlib.app import Command
-from unetlib.app.pages import code, write_notebook_page, write_page
+from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
 from unetlib.paths import find_input, project_root, read_text, resolve, write_whole
 
@@ -176,24 +175,21 @@ def publish(folder: Path) -> list[str]:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, and a page for each executed notebook, from what is in a run's folder:
-    it also has to tell of a run that failed half-way."""
+    """Write report.html from what is in a run's folder: it also has to tell of a run that failed
+    half-way."""
     import nbformat
     import pandas as pd
 
     record = read_record(folder)
-    run, scores, solved, pages = record["run"], record["evaluation"], {}, []
+    run, scores, solved, executed = record["run"], record["evaluation"], {}, []
     given = "".join(f" -p {name} {value}" for name, value in run.get("parameters", {}).items())
     parts = [f"{code('unetlib run ' + run.get('preset', '') + given)}: **{run.get('status')}**"]
-    for stem, state in run.get("notebooks", {}).items():
-        link = stem
+    states = pd.DataFrame(run.get("notebooks", {})).T
+    for stem in states.index:
         if (path := folder / f"{stem}.ipynb").is_file():
-            notebook = nbformat.read(path, as_version=4)
-            write_notebook_page(path.with_suffix(".html"), notebook, stem)
-            solved |= verdicts(notebook)
-            link = f"[{stem}]({stem}.html)"
-        pages.append(f"- {link}: {state['status']}, {state['seconds']} s {code(state['error'])}")
-    parts += ["\n".join(pages)]
+            executed.append(nbformat.read(path, as_version=4))
+            solved |= verdicts(executed[-1])
+    parts.append(states)
     if scores:
         intervals = pd.DataFrame(scores.pop("intervals", {}), index=["from", "to"]).T
         table = pd.json_normalize(scores, sep=", ").T.set_axis(["value"], axis=1).join(intervals)
@@ -201,11 +197,8 @@ def write_report(folder: Path) -> Path:
     if solved:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
-    for path in [*sorted(folder.glob("images/*.png")), *sorted(folder.glob("videos/*.gif"))[:3]]:
-        name = path.relative_to(folder).as_posix()
-        parts.append(f"### {code(name)}\n\n![]({quote(name)})")
     about = {"started": run.get("started")} | run.get("versions", {})
-    parts += ["## Made with", pd.DataFrame({"": about})]
+    parts += ["## Made with", pd.DataFrame({"": about}), *executed]
     return write_page(folder / "report.html", f"Run {folder.name}", parts)
 
 
