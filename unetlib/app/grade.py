@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -32,27 +31,13 @@ KINDS = ("notebook", "exercise", "file", "metric")
 KEYS = ("title", "points", "at_least", "at_most", "at_least_bytes", "partial")
 SETTINGS = {"source": "synthetic", "source_root": "", "count": 800, "image_size": 96, "seed": 0}
 TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
-LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
 START = 60  # seconds in which a notebook's Python starts, on a slow machine
+ABOVE_0 = click.FloatRange(0, min_open=True)
 IMPORT = """import importlib, unetlib.exercise  # whatever a cell did to it
 importlib.reload(unetlib.exercise)
 from unetlib.exercise import exercise
 """
-
-
-def read_notebook(path: Path):
-    """A notebook of anybody's. Raises ValueError where the file is none."""
-    import nbformat
-
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
-        notebook = nbformat.reads(read_text(path), as_version=4)
-        nbformat.validate(notebook)
-    except Exception as error:  # a file may be broken in any way
-        raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
-    return notebook
 
 
 def code_cells(notebook) -> list:
@@ -161,12 +146,12 @@ class Grader:
             notebook, problem = nbformat.v4.new_notebook(), f"there is no notebook {stem}"
             if path := find(copy, f"*{stem[:3]}*.ipynb"):
                 try:
-                    notebook = read_notebook(path)
+                    notebook = run.read_notebook(path)
                     use_own_checks(notebook, original, place)
                     nbformat.write(notebook, path)
                     seconds = min(START + 4 * self.timeout, end - time.monotonic())
                     problem = self.limited("run_cells", path, place, seconds)
-                    notebook = read_notebook(path)
+                    notebook = run.read_notebook(path)
                 except ValueError as error:
                     problem = str(error)
             facts["notebook"][stem], hints = read_executed(notebook, original, problem)
@@ -339,29 +324,13 @@ def summary(name: str, items: list[dict], shares: list[tuple[float, str]], flags
     return grade | {"flags": flags, "items": rows}
 
 
-def write_overview(grades: dict[Path, dict], folder: Path) -> None:
-    """Write grades.csv and grades.html, a line per submission, from folder -> grade."""
-    import pandas as pd
-
-    rows, links = [], []
-    for place, grade in grades.items():
-        row = {key: grade[key] for key in ("submission", "points", "out_of", "flags")}
-        rows.append(row | {item["title"]: item["points"] for item in grade["items"]})
-        page = quote(os.path.relpath(place / "grade.html", folder))
-        links.append(f"- [{code(grade['submission'])}]({page}) {code(grade['flags'])}")
-    table = pd.DataFrame(rows)
-    write_page(folder / "grades.html", "Grades", [table.set_index("submission"), "\n".join(links)])
-    table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # else it would be a formula
-    write_whole(folder / "grades.csv", table.to_csv(index=False).encode("utf-8-sig", "replace"))
-
-
 @click.command(cls=Command, short_help="Grade a run, or a folder of submissions.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
-@click.option("--timeout", default=300.0, metavar="SECONDS", help="Longest a cell may take [300].")
-@click.option("--memory", default=4.0, metavar="GB", help="What a submission may take [4].")
+@click.option("--timeout", type=ABOVE_0, default=300, help="Seconds a cell may take [300].")
+@click.option("--memory", type=ABOVE_0, default=4, help="GB that a submission may take [4].")
 def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     """Give points by a rubric. PATH is a run, a submission or a folder of submissions.
 
@@ -369,23 +338,31 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     in a copy, with the smoke preset and the course's own checks; a notebook may take 4 times
     --timeout, all of them 8 times. Scores count if the checkpoint gives them again.
 
-    Writes grade.json and grade.html for each, grades.csv and grades.html for several. This is no
-    sandbox: code of people you do not trust belongs on a machine that holds nothing else.
+    Writes grade.json and grade.html for each, grades.csv for several. This is no sandbox: code of
+    people you do not trust belongs on a machine that holds nothing else.
     """
+    import pandas as pd
+
     if show_rubric:
         click.echo(RUBRIC.read_text(encoding="utf-8"), nl=False)
         return
-    course = {path.stem: read_notebook(path) for path in run.find_notebooks()}
+    course = {path.stem: run.read_notebook(path) for path in run.find_notebooks()}
     items = read_rubric(find_input(rubric_file) if rubric_file else RUBRIC, course)
     folders = find_submissions(paths)
     temporary = tempfile.TemporaryDirectory(prefix="unetlib-", ignore_cleanup_errors=True)
     with temporary as work, ThreadPoolExecutor(jobs) as pool:
         grader = Grader(course, items, Path(work), timeout, memory)
         try:
-            grades = dict(zip(folders, pool.map(grader.grade, folders), strict=True))
+            grades = [*pool.map(grader.grade, folders)]
         finally:  # also after Ctrl-C
             grader.stop.set()
     if len(folders) > 1:
-        place = folders[0].parent
-        write_overview(grades, place)
-        click.echo(f"table: {place / 'grades.csv'}\npage: {place / 'grades.html'}")
+        rows = [
+            {key: one[key] for key in ("submission", "points", "out_of", "flags")}
+            | {item["title"]: item["points"] for item in one["items"]}
+            for one in grades
+        ]
+        table = pd.DataFrame(rows).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
+        place = folders[0].parent / "grades.csv"
+        write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
+        click.echo(f"table: {place}")

@@ -32,6 +32,7 @@ VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "paperm
 SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "batch_size": 8, "baseline_images": 6}
 SMOKE |= {"data_dir": "outputs/smoke"}  # tiny photos stay out of data/
 FULL = {"image_size": 320, "count": 6000, "epochs": 60, "model": "unet", "augment": "strong"}
+LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 PRESETS = {"smoke": SMOKE, "quick": {}, "full": FULL}
 
 
@@ -61,24 +62,41 @@ def find_notebooks() -> list[Path]:
     raise ValueError(f"no notebooks (01_….ipynb) in {place}: run this in a checkout")
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and default values of the notebook's `parameters` cell."""
-    import papermill
+def read_notebook(path: Path):
+    """A notebook of anybody's. Raises ValueError where the file is none."""
+    import nbformat
 
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+        notebook = nbformat.reads(read_text(path), as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # a file may be broken in any way
+        raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
+    return notebook
+
+
+def declared_parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of the notebook's `parameters` cell."""
+    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", ())]
+    nodes = ast.parse("\n".join(cell.source for cell in cells)).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
 
 
 def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any]:
     """The values in the types of the defaults, names of files as absolute paths. Raises ValueError
-    or click.BadParameter for what does not fit."""
+    for what does not fit."""
     checked = {}
     known = sorted(defaults.keys() - {"outputs_dir"})
     for name, text in given.items():
         if name not in known:
             raise ValueError(f"no parameter {name!r}.{hint(name, known)} Known: {', '.join(known)}")
         kind = click.types.convert_type(None, defaults[name])
-        checked[name] = kind(text, click.Argument([name]))
+        try:
+            checked[name] = kind(text)
+        except click.BadParameter as error:
+            default = f"its default is {defaults[name]!r}"
+            raise ValueError(f"-p {name}: {error.message.rstrip('.')}, {default}") from None
         if name in ("source_root", "photo", "init_from") and text:
             checked[name] = str(find_input(text))
     return checked
@@ -191,9 +209,7 @@ def write_report(folder: Path) -> Path:
             solved |= verdicts(executed[-1])
     parts.append(states)
     if scores:
-        intervals = pd.DataFrame(scores.pop("intervals", {}), index=["from", "to"]).T
-        table = pd.json_normalize(scores, sep=", ").T.set_axis(["value"], axis=1).join(intervals)
-        parts += ["## Scores", table.sort_values("from", kind="stable", key=pd.isna)]
+        parts += ["## Scores", pd.json_normalize(scores, sep=", ").T.set_axis([""], axis=1)]
     if solved:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]

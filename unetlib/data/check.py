@@ -21,7 +21,7 @@ from tqdm import tqdm
 from unetlib.data import images
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
 from unetlib.data.pairs import Found, Pair, Source, load_pair, split_fraction
-from unetlib.data.sources import SOURCES, find_pairs, read_spec
+from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
 ALIKE = 0.88  # least correlation of near copies; of 1,100 photos of people none two have over 0.84
@@ -107,7 +107,15 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
     `dataset`: a folder, a source as in "folder:photos?groups=folder", or a Source that is open.
     Raises DataError for a folder that is no dataset, ValueError for a source that is not known.
     """
-    found = find(dataset)
+    if isinstance(dataset, Source):
+        sides = {"train": [*dataset.train], "val": [*dataset.val]}
+        found = Found(dataset.root, sides, [*dataset.skipped])
+    else:
+        named = str(dataset).partition(":")[0] in SOURCES
+        term, *more = read_spec(str(dataset)) if named else [Term("folder", dataset)]
+        if more:
+            raise ValueError(f"one source at a time can be checked, not '{dataset}'")
+        found = find_pairs(term.name, term.root, **term.args)
     work = {}  # a cut-out once, whatever is behind it -> the pair
     for side, pairs in found.sides.items():
         for pair in pairs:  # the side that a split would give, where there is none yet
@@ -119,19 +127,6 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
     issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
     order = [*ADVICE]
     return Report(found.root, found.sides, sorted(issues, key=lambda i: order.index(i.kind)))
-
-
-def find(dataset: str | os.PathLike | Source) -> Found:
-    """The files of what `examine` takes."""
-    if isinstance(dataset, Source):
-        sides = {"train": [*dataset.train], "val": [*dataset.val]}
-        return Found(dataset.root, sides, [*dataset.skipped])
-    if str(dataset).partition(":")[0] not in SOURCES:
-        return find_pairs("folder", dataset)
-    term, *more = read_spec(str(dataset))
-    if more:
-        raise ValueError(f"one source at a time can be checked, not '{dataset}'")
-    return find_pairs(term.name, term.root, **term.args)
 
 
 @dataclass
@@ -204,12 +199,26 @@ def mask_problem(matte: np.ndarray, rgb: np.ndarray | None) -> tuple[str, str] |
     between those of good masks and those of planted faults.
     """
     levels = np.rint(matte * 255).astype(np.uint8)
-    problem = colour_problem(np.dstack([levels] * 3) if rgb is None else rgb)
-    numbers = holds_numbers(levels) if rgb is not None else False
-    if not problem and (numbers or 0 < matte.max() < 0.5):
+    if problem := colour_problem(np.dstack([levels] * 3) if rgb is None else rgb):
+        return problem
+
+    grey = (levels > 0) & (levels < 250)  # a soft edge has these, but seldom the same twice
+    flat = grey[:, 1:] & (levels[:, 1:] == levels[:, :-1])
+    numbers = rgb is not None and len(np.unique(levels)) <= 32 and flat.mean() > 0.01
+    if numbers or 0 < matte.max() < 0.5:
         values = np.flatnonzero(np.bincount(levels.ravel()) > 0.001 * levels.size)[:8]
-        problem = "labels", f"its values ({', '.join(map(str, values))}) are numbers or flat greys"
-    return problem or coverage_problem(matte)
+        return "labels", f"its values ({', '.join(map(str, values))}) are numbers or flat greys"
+
+    share = matte.mean()
+    if not 0.001 <= share <= 0.999:
+        return "empty mask" if share < 0.5 else "full mask", f"{share:.2%} of it is foreground"
+
+    small = cv2.resize(matte, (64, 64), interpolation=cv2.INTER_AREA)
+    middle, sides = small[16:48, 16:48].mean(), (small[:6], small[:, :6], small[:, -6:])
+    border = np.mean([side.mean() for side in sides])  # not the lower one: people stand on it
+    if border > 0.85 or (border > 0.7 and border - middle > 0.04):
+        return "inverted mask", f"{border:.0%} of its border is foreground, {middle:.0%} inside"
+    return None
 
 
 def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
@@ -222,27 +231,6 @@ def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
     high = vivid > vivid.max(axis=1, keepdims=True) // 2  # red, green, blue: eight hues
     hues = np.count_nonzero(np.bincount(high @ np.array([4, 2, 1])) > 0.001 * pixels)
     return ("coloured mask", f"it is painted in {hues} colours") if hues > 1 else None
-
-
-def holds_numbers(levels: np.ndarray) -> bool:
-    """Whether a mask, uint8 (H, W), has classes or flat greys, instead of white and a soft edge."""
-    grey = (levels > 0) & (levels < 250)
-    flat = grey[:, 1:] & (levels[:, 1:] == levels[:, :-1])  # as the pixel to the left
-    return len(np.unique(levels)) <= 32 and flat.mean() > 0.01
-
-
-def coverage_problem(matte: np.ndarray) -> tuple[str, str] | None:
-    """Nothing or everything is foreground, or the border more than the middle. The lower border
-    does not count: people stand on it."""
-    share = matte.mean()
-    if not 0.001 <= share <= 0.999:
-        return "empty mask" if share < 0.5 else "full mask", f"{share:.2%} of it is foreground"
-    small = cv2.resize(matte, (64, 64), interpolation=cv2.INTER_AREA)
-    middle = small[16:48, 16:48].mean()
-    border = np.mean([small[:6].mean(), small[:, :6].mean(), small[:, -6:].mean()])
-    if border > 0.85 or (border > 0.7 and border - middle > 0.04):
-        return "inverted mask", f"{border:.0%} of its border is foreground, {middle:.0%} inside"
-    return None
 
 
 def file_issues(found: Found) -> Iterator[Issue]:
