@@ -124,7 +124,7 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, code, words):
     ("args", "words"),
     [
         (["-p", "sed", "1"], "no parameter 'sed'. Did you mean 'seed'? Known: data_dir, flag, fps"),
-        (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer, its default is 0"),
+        (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer. Default: 0"),
         (["-p", "flag", "maybe"], "-p flag: 'maybe' is not a valid boolean"),
         (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
         (["--only", "07"], "no notebook '07': --only and --from name one of 01_data, 04_evaluate"),

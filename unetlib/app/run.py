@@ -95,8 +95,7 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
         try:
             checked[name] = kind(text)
         except click.BadParameter as error:
-            default = f"its default is {defaults[name]!r}"
-            raise ValueError(f"-p {name}: {error.message.rstrip('.')}, {default}") from None
+            raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
         if name in ("source_root", "photo", "init_from") and text:
             checked[name] = str(find_input(text))
     return checked
@@ -139,8 +138,7 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
     run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}", "pid": os.getpid()}
     run |= {"versions": {package: metadata.version(package) for package in VERSIONS}}
-    record["run"] = run
-    write_record(folder, record)
+    write_record(folder, record := record | {"run": run})
     return folder, record
 
 
@@ -213,8 +211,8 @@ def write_report(folder: Path) -> Path:
     if solved:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
-    about = {"started": run.get("started")} | run.get("versions", {})
-    parts += ["## Made with", pd.DataFrame({"": about}), *executed]
+    about = {"": {"started": run.get("started")} | run.get("versions", {})}
+    parts += ["## Made with", pd.DataFrame(about), *executed]
     return write_page(folder / "report.html", f"Run {folder.name}", parts)
 
 
@@ -252,8 +250,8 @@ def run(preset, name, parameters, only, start, timeout, listing) -> None:
     declared = {path: declared_parameters(path) for path in notebooks}
     if listing:
         for path, defaults in declared.items():
-            rows = [f"{key:<14} {value!r}" for key, value in defaults.items()]
-            click.echo("\n  ".join([path.stem, *rows]))
+            click.echo(path.stem)
+            click.echo("".join(f"  {key:<14} {value!r}\n" for key, value in defaults.items()))
         return
     selected = select(notebooks, only, start)
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from unetlib.data import images
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
 from unetlib.data.pairs import Found, Pair, Source, load_pair, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
 ALIKE = 0.88  # least correlation of near copies; of 1,100 photos of people none two have over 0.84
-# What the system raises where it could not read a file that may be sound.
-NOT_DAMAGE = (OSError, MemoryError, RuntimeError, cv2.error)
-# What can be wrong, the worst first, and what to do. An error spoils training.
-ERRORS = {
+PLENTY = 800_000_000  # bytes of memory, more than a photo takes while it is decoded
+# What can be wrong, the worst first, and what to do. The first 14 are errors: they spoil training.
+ADVICE = {
     "no pairs": "There is nothing to train with, or to validate with.",
     "unreadable": "Damaged, cut off or no image: get the file again.",
     "not read": "The system could not read it now; the file may be sound.",
@@ -43,8 +41,6 @@ ERRORS = {
     "same photo in train and val": "Scores on trained photos mean nothing.",
     "near copy in train and val": "Give them a group, or keep one side's.",
     "same group in train and val": "Keep a group, or an id, on one side.",
-}
-ADVICE = ERRORS | {
     "image without mask": "It is left out of training.",
     "mask without image": "It is left out of training.",
     "same stem": "All of them are left out: keep one.",
@@ -53,10 +49,10 @@ ADVICE = ERRORS | {
     "same mask": "One mask for different photos: is it that of another?",
     "not used": "No image, or nothing that belongs to the set.",
 }
+ERRORS = [*ADVICE][:14]
 
 
-@dataclass(frozen=True)
-class Issue:
+class Issue(NamedTuple):
     """Something wrong with `pairs`. `spare`: those whose files would have to go."""
 
     kind: str
@@ -78,11 +74,11 @@ class Report:
         sides = " + ".join(f"{len(pairs)} {side}".strip() for side, pairs in self.pairs.items())
         errors = sum(issue.kind in ERRORS for issue in self.issues) or "none"
         lines = [f"{sides} pairs, {len(self.issues)} issues, {errors} of them would spoil training"]
-        for kind, number in Counter(issue.kind for issue in self.issues).items():
+        for kind, same in groupby(self.issues, lambda issue: issue.kind):
+            reasons = [f"  {issue.reason}" for issue in same]
             level = "error" if kind in ERRORS else "warning"
-            lines.append(f"{level}: {kind} ({number}). {ADVICE[kind]}")
-            lines += [f"  {i.reason}" for i in self.issues if i.kind == kind][:first]
-            lines += [f"  and {number - first} more"] * (number > first)
+            lines += [f"{level}: {kind} ({len(reasons)}). {ADVICE[kind]}", *reasons[:first]]
+            lines += [f"  and {len(reasons) - first} more"] * (len(reasons) > first)
         return "\n".join(lines).replace(f"{self.root}{os.sep}", "")
 
     def figure(self, count: int = 8, columns: int = 4) -> Any:
@@ -93,11 +89,8 @@ class Report:
         shown = shown or [("", pair) for pairs in self.pairs.values() for pair in pairs]
         loaded = []
         for kind, pair in shown[:count]:
-            with suppress(ImageError, *NOT_DAMAGE):
-                photo, matte = load_pair(pair, 320)
-                small = images.fit_within(matte.shape, 320)
-                views = images.resize(photo, small), images.resize(matte, small)
-                loaded.append([*views, f"{kind}\n{pair.id[-26:]}"])
+            with suppress(ImageError, OSError, MemoryError):
+                loaded.append([*load_pair(pair, 320), f"{kind}\n{pair.id[-26:]}"])
         return show_pairs(*zip(*loaded, strict=True), columns) if loaded else new_figure()[0]
 
 
@@ -125,8 +118,8 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
         looks = pool.map(look, work.values(), [side for _, side in work])
         looks = [*tqdm(looks, "checking photos", len(work), delay=2)]
     issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
-    order = [*ADVICE]
-    return Report(found.root, found.sides, sorted(issues, key=lambda i: order.index(i.kind)))
+    issues.sort(key=lambda issue: [*ADVICE].index(issue.kind))
+    return Report(found.root, found.sides, issues)
 
 
 @dataclass
@@ -158,8 +151,8 @@ def look(pair: Pair, side: str) -> Look:
             seen.mask = hashlib.sha256(matte[rows].tobytes()).hexdigest()
             problem = mask_problem(matte[rows], picture.rgb[rows] if by_colour else None)
     except ImageError as error:
-        problem = unreadable(path, str(error).removeprefix(f"{path}: "))
-    except NOT_DAMAGE as error:
+        problem = unreadable(str(error).removeprefix(f"{path}: "))
+    except (OSError, MemoryError, RuntimeError, cv2.error) as error:  # the file may be sound
         problem = "not read", str(error).strip() or "out of memory"
     if problem:
         kind, reason = problem
@@ -172,47 +165,35 @@ def slopes(photo: Image.Image) -> np.ndarray:
     """A tiny thumbnail's differences from pixel to pixel, and those of its mirror image: float32
     (2, 144), each of length 1, so that their product is a correlation. Near copies keep them."""
     grey = np.float32(photo.convert("L").resize((9, 9), Image.Resampling.BOX))
-    found = []
-    for view in (grey, grey[:, ::-1]):
-        steps = np.concatenate([np.diff(view, axis=axis).ravel() for axis in (0, 1)])
-        found.append(steps / max(np.linalg.norm(steps), 1))
-    return np.array(found)
+    views = np.array([grey, grey[:, ::-1]])
+    steps = np.concatenate([np.diff(views, axis=axis).reshape(2, -1) for axis in (1, 2)], 1)
+    return steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1)
 
 
-def unreadable(path: Path, reason: str) -> tuple[str, str]:
-    """Kind and reason for what could not be decoded: some decoders say that a file is damaged where
-    they get no memory, so it is believed only where there is as much as they take."""
-    pixels = images.MAX_PIXELS
-    with suppress(ImageError, *NOT_DAMAGE):
-        pixels = math.prod(images.image_size(path))
+def unreadable(reason: str) -> tuple[str, str]:
+    """Kind and reason: where memory is short, some decoders say that the file is damaged."""
     try:
-        np.empty((pixels, 8), np.uint8)
+        np.empty(PLENTY, np.uint8)
     except MemoryError:
         return "not read", f"out of memory ({reason})"
     return "unreadable", reason
 
 
 def mask_problem(matte: np.ndarray, rgb: np.ndarray | None) -> tuple[str, str] | None:
-    """Kind and reason of the first thing that is wrong with a mask, float32 (H, W).
-
-    `rgb`: its colours, uint8 (H, W, 3), where they are what is read. The thresholds here lie
-    between those of good masks and those of planted faults.
-    """
+    """Kind and reason of the first thing that is wrong with a mask, float32 (H, W), by thresholds
+    between good masks and planted faults. `rgb`: its colours, where they are what is read."""
     levels = np.rint(matte * 255).astype(np.uint8)
     if problem := colour_problem(np.dstack([levels] * 3) if rgb is None else rgb):
         return problem
-
     grey = (levels > 0) & (levels < 250)  # a soft edge has these, but seldom the same twice
     flat = grey[:, 1:] & (levels[:, 1:] == levels[:, :-1])
     numbers = rgb is not None and len(np.unique(levels)) <= 32 and flat.mean() > 0.01
     if numbers or 0 < matte.max() < 0.5:
         values = np.flatnonzero(np.bincount(levels.ravel()) > 0.001 * levels.size)[:8]
         return "labels", f"its values ({', '.join(map(str, values))}) are numbers or flat greys"
-
     share = matte.mean()
     if not 0.001 <= share <= 0.999:
         return "empty mask" if share < 0.5 else "full mask", f"{share:.2%} of it is foreground"
-
     small = cv2.resize(matte, (64, 64), interpolation=cv2.INTER_AREA)
     middle, sides = small[16:48, 16:48].mean(), (small[:6], small[:, :6], small[:, -6:])
     border = np.mean([side.mean() for side in sides])  # not the lower one: people stand on it
@@ -236,14 +217,13 @@ def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
 def file_issues(found: Found) -> Iterator[Issue]:
     """What was not taken as a pair, sides that are empty, and groups and ids on both sides."""
     unlisted: list[OSError] = []
-    for _ in os.walk(found.root, onerror=unlisted.append):
-        pass
+    list(os.walk(found.root, onerror=unlisted.append))
     for error in unlisted:
         yield Issue("not read", f"{error.filename}: {error.strerror}")
     for skip in found.skipped:
         kind, reason = skip.kind if skip.kind in ADVICE else "not used", skip.reason
         if kind == "unreadable":
-            kind, reason = unreadable(skip.path, reason)
+            kind, reason = unreadable(reason)
         # what goes with a lone file may lie in a folder that could not be listed
         spare = () if kind == "not read" or unlisted else (Pair("", skip.path, None),)
         yield Issue(kind, f"{skip.path}: {reason}", (), spare)
