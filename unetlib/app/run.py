@@ -200,12 +200,11 @@ def write_report(folder: Path) -> Path:
     run, scores, solved, executed = record["run"], record["evaluation"], {}, []
     given = "".join(f" -p {name} {value}" for name, value in run.get("parameters", {}).items())
     parts = [f"{code('unetlib run ' + run.get('preset', '') + given)}: **{run.get('status')}**"]
-    states = pd.DataFrame(run.get("notebooks", {})).T
+    parts += [states := pd.DataFrame(run.get("notebooks", {})).T]
     for stem in states.index:
         if (path := folder / f"{stem}.ipynb").is_file():
             executed.append(nbformat.read(path, as_version=4))
             solved |= verdicts(executed[-1])
-    parts.append(states)
     if scores:
         parts += ["## Scores", pd.json_normalize(scores, sep=", ").T.set_axis([""], axis=1)]
     if solved:

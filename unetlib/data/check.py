@@ -53,7 +53,7 @@ ERRORS = [*ADVICE][:14]
 
 
 class Issue(NamedTuple):
-    """Something wrong with `pairs`. `spare`: those whose files would have to go."""
+    """Something wrong with `pairs`. `spare`: whose files would have to go, never "not read"."""
 
     kind: str
     reason: str
@@ -118,6 +118,7 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
         looks = pool.map(look, work.values(), [side for _, side in work])
         looks = [*tqdm(looks, "checking photos", len(work), delay=2)]
     issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
+    issues = [i._replace(spare=()) if i.kind == "not read" else i for i in issues]
     issues.sort(key=lambda issue: [*ADVICE].index(issue.kind))
     return Report(found.root, found.sides, issues)
 
@@ -155,9 +156,7 @@ def look(pair: Pair, side: str) -> Look:
     except (OSError, MemoryError, RuntimeError, cv2.error) as error:  # the file may be sound
         problem = "not read", str(error).strip() or "out of memory"
     if problem:
-        kind, reason = problem
-        spare = () if kind == "not read" else (pair,)
-        seen.issue = Issue(kind, f"{path}: {reason}", (pair,), spare)
+        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), (pair,))
     return seen
 
 
@@ -225,7 +224,7 @@ def file_issues(found: Found) -> Iterator[Issue]:
         if kind == "unreadable":
             kind, reason = unreadable(reason)
         # what goes with a lone file may lie in a folder that could not be listed
-        spare = () if kind == "not read" or unlisted else (Pair("", skip.path, None),)
+        spare = () if unlisted else (Pair("", skip.path, None),)
         yield Issue(kind, f"{skip.path}: {reason}", (), spare)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
