@@ -90,7 +90,7 @@ def test_what_the_check_cannot_work_with():
             return "one"
 
     assert "cannot work with this str" in check_number(lambda: "one").hint
-    assert "function" in check_number(3).hint and "int" in check_number(3).hint
+    assert "'int' object is not callable" in check_number(3).hint
     assert check_number(lambda: np.float32(1)).passed
 
     @exercise

@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 import psutil
@@ -117,7 +116,7 @@ def test_nothing_goes_on_and_nothing_is_changed(graded):
     after = checksums(folder)
     assert {name: after.get(name) for name in before} == before
     new = {Path(name).name for name in after.keys() - before.keys()}
-    assert new == {"grade.json", "grade.html", "grades.csv", "grades.html"}
+    assert new == {"grade.json", "grade.html", "grades.csv"}
     assert not (folder.parent / "home" / "was here").exists()
 
 
@@ -130,10 +129,6 @@ def test_the_table_of_them_all(graded):
     }
     values = (value for row in rows.values() for value in row.values())
     assert not [value for value in values if value.startswith(("=", "+", "-", "@"))]  # no formula
-    page = (graded[0] / "grades.html").read_text(encoding="utf-8")
-    links = re.findall('href="([^"]*grade.html)"', page)
-    assert len(links) == len(EXPECTED)
-    assert all((graded[0] / unquote(link)).is_file() for link in links)
 
 
 def test_ctrl_c_ends_the_children_and_keeps_what_is_done(toy, tmp_path):
@@ -192,7 +187,7 @@ def test_requests_and_rubrics_that_make_no_sense(toy, tmp_path):
 def test_the_default_rubric_is_shown_and_fits_the_course(tmp_path):
     shown = unetlib(tmp_path, "--show-rubric").communicate()[0]
     path = tmp_path / "mine.yaml"
-    path.write_text(shown, encoding="utf-8")
+    path.write_text(shown, encoding="utf-16")  # as PowerShell 5 does with >
     notebooks = (Path(__file__).resolve().parents[1] / "notebooks").glob("[0-9]*.ipynb")
     course = {notebook.stem: nbformat.read(notebook, 4) for notebook in notebooks}
     assert sum(item["points"] for item in read_rubric(path, course)) == 100

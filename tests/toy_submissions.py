@@ -107,6 +107,8 @@ def write_submissions(folder: Path, honest: dict) -> None:
         write_part(place / "01_data.ipynb", "print('hello')", *cells, **exercise)
         if name in ("good", "dies"):
             write_notebook(place / "04_evaluate.ipynb", "outputs_dir = ''\nseed = 0", SAVE)
+    part = folder / "good" / "01_data.ipynb"  # as PowerShell 5 writes
+    part.write_text(part.read_text(encoding="utf-8"), encoding="utf-16")
     write_network(folder / "good", honest)
     write_network(folder / "hangs" / "outputs", honest)
     write_network(folder / "forged", honest | {"iou": 0.97})

@@ -12,13 +12,11 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -26,35 +24,20 @@ import unetlib
 from unetlib.app import Command, run
 from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
-from unetlib.paths import find_input, resolve, whole, write_whole
+from unetlib.paths import find_input, read_text, write_whole
 
 RUBRIC = Path(__file__).with_name("rubric.yaml")
 KINDS = ("notebook", "exercise", "file", "metric")
 KEYS = ("title", "points", "at_least", "at_most", "at_least_bytes", "partial")
 SETTINGS = {"source": "synthetic", "source_root": "", "count": 800, "image_size": 96, "seed": 0}
 TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
-LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
 START = 60  # seconds in which a notebook's Python starts, on a slow machine
-MARK = "UNETLIB_GRADING"  # in the environment of all that a submission starts: it is found by it
+ABOVE_0 = click.FloatRange(0, min_open=True)
 IMPORT = """import importlib, unetlib.exercise  # whatever a cell did to it
 importlib.reload(unetlib.exercise)
 from unetlib.exercise import exercise
 """
-
-
-def read_notebook(path: Path):
-    """A notebook of anybody's. Raises ValueError where the file is none."""
-    import nbformat
-
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-    except Exception as error:  # a file may be broken in any way
-        raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
-    return notebook
 
 
 def code_cells(notebook) -> list:
@@ -77,7 +60,7 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
     exercises = [name for notebook in course.values() for name in checks(notebook)]
     known = {"notebook": [*course], "exercise": ["all", *course, *exercises], "metric": [*SCORES]}
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["items"]
+        rows = yaml.safe_load(read_text(path))["items"]
         items = [row | {"points": float(row["points"])} for row in rows]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} should be YAML like that of --show-rubric ({error})") from error
@@ -94,12 +77,10 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
 
 
 def find_submissions(paths: tuple[str, ...]) -> list[Path]:
-    """The folders of the submissions; a path is the name of a run, a submission, or a folder of
-    submissions. Raises ValueError where there is none."""
+    """The folders of the submissions; a path is a run, a submission, or a folder of submissions.
+    Raises ValueError where there is none."""
     found = []
-    for path in paths:
-        folder = resolve(run.RUNS) / path
-        folder = folder if folder.is_dir() else find_input(path).resolve()
+    for folder in (find_input(path).resolve() for path in paths):
         top = [folder.glob(kind) for kind in ("metrics.json", "*.ipynb", "notebooks/*.ipynb")]
         found += [folder] if any(map(list, top)) else sorted(folder.glob("[!._]*/"))
     if not any(find(folder, kind) for folder in found for kind in ("*.ipynb", "metrics.json")):
@@ -126,11 +107,28 @@ class Grader:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def grade(self, folder: Path) -> dict:
-        """Points for one submission; writes grade.json and grade.html to its folder."""
-        import nbformat
+        """Points for one submission; writes grade.json and grade.html to its folder. Where that
+        fails, it has none, and the flags say why: the others are graded all the same."""
         import pandas as pd
 
         place = Path(tempfile.mkdtemp(dir=self.work))
+        try:
+            grade = self.rerun(folder, place)
+            write_whole(folder / "grade.json", json.dumps(grade, indent=2).encode())
+            table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
+            points = f"## {grade['points']:g} of {grade['out_of']:g} points"
+            write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
+        except Exception as error:
+            nothing = [(0, "")] * len(self.items)
+            grade = summary(folder.name, self.items, nothing, f"not graded: {error}")
+        shutil.rmtree(place, ignore_errors=True)
+        click.echo(f"  {folder.name:<24} {grade['points']:g} of {grade['out_of']:g}")
+        return grade
+
+    def rerun(self, folder: Path, place: Path) -> dict:
+        """What grade.json holds, from a copy in `place`."""
+        import nbformat
+
         copy = place / "submission"
         shutil.copytree(folder, copy, ignore=UNWANTED, symlinks=True)
         for link in [path for path in copy.rglob("*") if path.is_symlink()]:
@@ -138,33 +136,28 @@ class Grader:
         (place / "outputs").mkdir()
         record = find(copy, "metrics.json")
         outputs = [record.parent if record else copy, place / "outputs"]
-        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}, "flags": []}
+        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}, "flags": ""}
         try:
             facts["scores"] = self.measure(copy, outputs[0], place)
         except Exception as error:  # a file may be broken in any way
-            facts["flags"].append(str(error)[:1000])
+            facts["flags"] = str(error)[:1000]
         end = time.monotonic() + 8 * self.timeout + START * len(self.course)
         for stem, original in self.course.items():
-            reason, notebook = f"there is no notebook {stem}", None
+            notebook, problem = nbformat.v4.new_notebook(), f"there is no notebook {stem}"
             if path := find(copy, f"*{stem[:3]}*.ipynb"):
                 try:
-                    notebook = read_notebook(path)
+                    notebook = run.read_notebook(path)
                     use_own_checks(notebook, original, place)
                     nbformat.write(notebook, path)
                     seconds = min(START + 4 * self.timeout, end - time.monotonic())
-                    reason = self.limited("run_cells", path, place, seconds)
-                    notebook = read_notebook(path)
+                    problem = self.limited("run_cells", path, place, seconds)
+                    notebook = run.read_notebook(path)
                 except ValueError as error:
-                    reason = str(error)
-            read_executed(facts, stem, original, notebook, reason)
-        results = [give_points(item, facts) for item in self.items]
-        grade = summary(folder.name, results, facts["flags"])
-        shutil.rmtree(place, ignore_errors=True)
-        write_whole(folder / "grade.json", json.dumps(grade, indent=2).encode())
-        table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
-        points = f"## {grade['points']:g} of {grade['out_of']:g} points"
-        write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
-        return grade
+                    problem = str(error)
+            facts["notebook"][stem], hints = read_executed(notebook, original, problem)
+            facts["exercise"] |= {(stem, name): why for name, why in hints.items()}
+        shares = [share_of(item, facts) for item in self.items]
+        return summary(folder.name, self.items, shares, facts["flags"])
 
     def measure(self, copy: Path, handed_in: Path, place: Path) -> dict[str, float]:
         """The scores of the checkpoint that was handed in. Raises ValueError if those in
@@ -195,13 +188,9 @@ class Grader:
         Returns why it was stopped ("it took more than 4 GB of memory") or failed, else ""."""
         import psutil
 
-        mark, checkout = uuid.uuid4().hex, str(Path(unetlib.__file__).parents[1])
         environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(place))
-        environment |= {
-            MARK: mark,
-            "PYTHONPATH": os.pathsep.join([checkout, os.environ.get("PYTHONPATH", "")]),
-            "MPLCONFIGDIR": str(self.work / "matplotlib"),  # its fonts are found once
-        }
+        environment["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
+        environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
         program = f"import sys; from unetlib.app import grade; grade.{function}(*sys.argv[1:])"
         command = [sys.executable, "-P", "-c", program, str(argument), f"{self.timeout:g}"]
         end, reason, log = time.monotonic() + seconds, "", place / "log.txt"
@@ -210,12 +199,12 @@ class Grader:
             options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
             process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
-            taken = sum(one.info["memory_info"].rss for one in family(mark)) / 1e9
+            taken = sum(one.info["memory_info"].rss for one in family(place)) / 1e9
             if time.monotonic() > end:
                 reason = f"it took longer than {seconds:.0f} s"
             elif taken > self.memory:
                 reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
-        while living := family(mark):  # what forks while it is killed is found in the next round
+        while living := family(place):  # what forks while it is killed is found in the next round
             for one in living:
                 with suppress(psutil.Error):
                     one.kill()
@@ -228,12 +217,13 @@ class Grader:
         return reason
 
 
-def family(mark: str) -> list:
-    """All processes that a submission started, also those that cut the ties to their parents."""
+def family(place: Path) -> list:
+    """All processes that a submission started, also those that cut the ties to their parents: they
+    inherited its folder as UNETLIB_ROOT."""
     import psutil
 
-    found = psutil.process_iter(["environ", "memory_info"])
-    return [process for process in found if (process.info["environ"] or {}).get(MARK) == mark]
+    found, root = psutil.process_iter(["environ", "memory_info"]), str(place)
+    return [one for one in found if (one.info["environ"] or {}).get("UNETLIB_ROOT") == root]
 
 
 def run_cells(path: str, seconds: str) -> None:
@@ -248,8 +238,7 @@ def run_cells(path: str, seconds: str) -> None:
     def save(cell, cell_index, execute_reply) -> None:
         if execute_reply["content"].get("ename") == "Timeout":
             cell.outputs.append(nbformat.v4.new_output("error", **late))
-        with whole(Path(path)) as part:
-            nbformat.write(notebook, part)
+        write_whole(Path(path), nbformat.writes(notebook).encode(errors="replace"))
 
     how = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
     how |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
@@ -270,21 +259,21 @@ def use_own_checks(notebook, original, place: Path) -> None:
             cell.source = "\n".join([cell.source, *lines])
 
 
-def read_executed(facts: dict, stem: str, original, notebook, reason: str) -> None:
-    """Take in what a notebook did, and the reason why it was stopped or is not there."""
-    cells = code_cells(notebook) if notebook else []
-    errors = [[one for one in cell.outputs if one.output_type == "error"] for cell in cells]
-    problems = [f"cell {n}: {e[-1].ename}: {e[-1].evalue}" for n, e in enumerate(errors, 1) if e]
-    ran = sum(bool(cell.execution_count) and not e for cell, e in zip(cells, errors, strict=True))
-    problem = "; ".join([*problems[:1], *filter(None, [reason])])
+def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], dict[str, str]]:
+    """What a notebook did: the share of its cells that ran and a sentence; and of each exercise why
+    it is not solved, or "". `stopped`: why the notebook was stopped, or is not there."""
+    cells = dict(enumerate(code_cells(notebook), 1))
+    errors = {n: o for n, cell in cells.items() for o in cell.outputs if o.output_type == "error"}
+    ran = sum(bool(cell.execution_count) and n not in errors for n, cell in cells.items())
+    first = [f"cell {n}: {error.ename}: {error.evalue}" for n, error in errors.items()][:1]
+    problem = "; ".join(filter(None, [*first, stopped]))
     own = [c for c in code_cells(original) if "solution" not in c.metadata.get("tags", [])]
     count = max(len(cells), len(own), 1)
-    facts["notebook"][stem] = ran / count, f"{ran} of {count} cells ran. {problem}"[:600]
-    said = run.verdicts(notebook) if notebook else {}
+    said, hints = run.verdicts(notebook), {}
     for name in checks(original):
         verdict = said.get(name, {"hint": f"its check did not run. {problem}"})
-        solved = verdict.get("passed") is True
-        facts["exercise"][stem, name] = "" if solved else str(verdict.get("hint"))[:500]
+        hints[name] = "" if verdict.get("passed") is True else str(verdict.get("hint"))[:500]
+    return (ran / count, f"{ran} of {count} cells ran. {problem}"[:600]), hints
 
 
 def measure_checkpoint(path: str, _: str) -> None:
@@ -301,53 +290,38 @@ def measure_checkpoint(path: str, _: str) -> None:
     Path(path).write_text(json.dumps(means))
 
 
-def give_points(item: dict, facts: dict) -> dict:
-    """Title, points, out_of and the reason of one item."""
+def share_of(item: dict, facts: dict) -> tuple[float, str]:
+    """Which share of an item's points there is, and why."""
     kind, name, limit = item["kind"], item["name"], item.get("at_least", item.get("at_most", 1))
     if kind == "notebook":
-        share, reason = facts["notebook"][name]
-    elif kind == "exercise":
+        return facts["notebook"][name]
+    if kind == "exercise":
         asked = {key[1]: why for key, why in facts["exercise"].items() if name in ("all", *key)}
         wrong = [f"{exercise}: {why}" for exercise, why in asked.items() if why]
-        share, reason = 1 - len(wrong) / max(1, len(asked)), "; ".join(wrong) or "solved"
-    elif kind == "file":
+        return 1 - len(wrong) / max(1, len(asked)), "; ".join(wrong) or "solved"
+    if kind == "file":
         least = item.get("at_least_bytes", 1)
         files = [file for folder in facts["outputs"] for file in folder.glob(name)]
         count = len({file.name for file in files if file.lstat().st_size >= least})
-        share, reason = count >= limit, f"{count} such files, asked is {limit:g}"
-    elif name not in facts["scores"]:
-        share, reason = 0, "the scores do not count, see the flags"
-    else:
-        value, sign = facts["scores"][name], -1 if "at_most" in item else 1
-        steps = {limit: item["points"]} | item.get("partial", {})
-        reached = [points for step, points in steps.items() if sign * value >= sign * step]
-        share = max(reached, default=0) / (item["points"] or 1)
-        reason = f"{name} {value:.3f} on {facts['scores']['photos']:g} photos, asked is {limit:g}"
-    points = round(share * item["points"], 2)
-    return {"title": item["title"], "points": points, "out_of": item["points"], "reason": reason}
+        return count >= limit, f"{count} such files, asked is {limit:g}"
+    if name not in facts["scores"]:
+        return 0, "the scores do not count, see the flags"
+    value, sign = facts["scores"][name], -1 if "at_most" in item else 1
+    steps = {limit: item["points"]} | item.get("partial", {})
+    reached = [points for step, points in steps.items() if sign * value >= sign * step]
+    reason = f"{name} {value:.3f} on {facts['scores']['photos']:g} photos, asked is {limit:g}"
+    return max(reached, default=0) / (item["points"] or 1), reason
 
 
-def summary(name: str, results: list[dict], flags: list[str]) -> dict:
+def summary(name: str, items: list[dict], shares: list[tuple[float, str]], flags: str) -> dict:
     """A submission's points, as they stand in grade.json."""
-    points, out_of = (sum(result[key] for result in results) for key in ("points", "out_of"))
+    rows = []
+    for item, (share, reason) in zip(items, shares, strict=True):
+        row = {"title": item["title"], "points": round(share * item["points"], 2)}
+        rows.append(row | {"out_of": item["points"], "reason": reason})
+    points, out_of = (sum(row[key] for row in rows) for key in ("points", "out_of"))
     grade = {"submission": name, "points": round(points, 2), "out_of": out_of}
-    return grade | {"flags": "; ".join(flags), "items": results}
-
-
-def write_overview(grades: dict[Path, dict], folder: Path) -> None:
-    """Write grades.csv and grades.html, a line per submission, from folder -> grade."""
-    import pandas as pd
-
-    rows, links = [], []
-    for place, grade in grades.items():
-        row = {key: grade[key] for key in ("submission", "points", "out_of", "flags")}
-        rows.append(row | {item["title"]: item["points"] for item in grade["items"]})
-        page = quote(os.path.relpath(place / "grade.html", folder))
-        links.append(f"- [{code(grade['submission'])}]({page}) {code(grade['flags'])}")
-    table = pd.DataFrame(rows)
-    write_page(folder / "grades.html", "Grades", [table.set_index("submission"), "\n".join(links)])
-    table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # else it would be a formula
-    write_whole(folder / "grades.csv", table.to_csv(index=False).encode("utf-8-sig", "replace"))
+    return grade | {"flags": flags, "items": rows}
 
 
 @click.command(cls=Command, short_help="Grade a run, or a folder of submissions.")
@@ -355,40 +329,40 @@ def write_overview(grades: dict[Path, dict], folder: Path) -> None:
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
-@click.option("--timeout", default=300.0, metavar="SECONDS", help="Longest a cell may take [300].")
-@click.option("--memory", default=4.0, metavar="GB", help="What a submission may take [4].")
+@click.option("--timeout", type=ABOVE_0, default=300, help="Seconds a cell may take [300].")
+@click.option("--memory", type=ABOVE_0, default=4, help="GB that a submission may take [4].")
 def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
-    """Give points by a rubric. PATH is a run (folder or name), a submission or a folder of them.
+    """Give points by a rubric. PATH is a run, a submission or a folder of submissions.
 
     A submission is a folder with the course's notebooks and their outputs. Its notebooks are run
     in a copy, with the smoke preset and the course's own checks; a notebook may take 4 times
     --timeout, all of them 8 times. Scores count if the checkpoint gives them again.
 
-    Writes grade.json and grade.html for each, grades.csv and grades.html for several. This is no
-    sandbox: code of people you do not trust belongs on a machine that holds nothing else.
+    Writes grade.json and grade.html for each, grades.csv for several. This is no sandbox: code of
+    people you do not trust belongs on a machine that holds nothing else.
     """
+    import pandas as pd
+
     if show_rubric:
         click.echo(RUBRIC.read_text(encoding="utf-8"), nl=False)
         return
-    course = {path.stem: read_notebook(path) for path in run.find_notebooks()}
+    course = {path.stem: run.read_notebook(path) for path in run.find_notebooks()}
     items = read_rubric(find_input(rubric_file) if rubric_file else RUBRIC, course)
-    folders, grades = find_submissions(paths), {}
-    zero = [{"title": item["title"], "points": 0, "out_of": item["points"]} for item in items]
+    folders = find_submissions(paths)
     temporary = tempfile.TemporaryDirectory(prefix="unetlib-", ignore_cleanup_errors=True)
     with temporary as work, ThreadPoolExecutor(jobs) as pool:
         grader = Grader(course, items, Path(work), timeout, memory)
-        tasks = {pool.submit(grader.grade, folder): folder for folder in folders}
         try:
-            for task in as_completed(tasks):
-                # where one fails, the others are graded all the same
-                name, error = tasks[task].name, task.exception()
-                grade = summary(name, zero, [f"not graded: {error}"]) if error else task.result()
-                click.echo(f"  {name:<24} {grade['points']:g} of {grade['out_of']:g}")
-                grades[tasks[task]] = grade
+            grades = [*pool.map(grader.grade, folders)]
         finally:  # also after Ctrl-C
             grader.stop.set()
-            pool.shutdown(cancel_futures=True)
     if len(folders) > 1:
-        place = folders[0].parent
-        write_overview({folder: grades[folder] for folder in folders}, place)
-        click.echo(f"table: {place / 'grades.csv'}\npage: {place / 'grades.html'}")
+        rows = [
+            {key: one[key] for key in ("submission", "points", "out_of", "flags")}
+            | {item["title"]: item["points"] for item in one["items"]}
+            for one in grades
+        ]
+        table = pd.DataFrame(rows).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
+        place = folders[0].parent / "grades.csv"
+        write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
+        click.echo(f"table: {place}")

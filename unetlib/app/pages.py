@@ -25,51 +25,36 @@ def code(text: Any) -> str:
 
 
 def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
-    """Writes a page of text (Markdown), tables (pandas), figures (matplotlib) and pictures.
-
-    Pictures are uint8 arrays (H, W) or (H, W, 3), or PIL images. Returns the path.
-    """
-    import nbformat
-
-    cells = []
-    for part in (f"# {html.escape(title)}", *parts):
-        cell = {"cell_type": "markdown", "metadata": {}, "source": part}
-        if not isinstance(part, str):
-            output = {"output_type": "display_data", "data": _as_output(part), "metadata": {}}
-            cell |= {"cell_type": "code", "source": "", "outputs": [output]}
-            cell["execution_count"] = None
-        cells.append(cell)
-    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
-    return write_notebook_page(path, nbformat.from_dict(notebook), title)
-
-
-def write_notebook_page(path: str | Path, notebook: Any, title: str) -> Path:
-    """Writes an executed notebook as a page: its text and outputs, without the code."""
+    """Writes a page of text (Markdown), tables (pandas), pictures (PIL) and executed
+    notebooks, of which text and outputs are shown, without the code. Returns the path."""
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+    cells = [new_markdown_cell(f"# {html.escape(title)}")]
+    for part in parts:
+        if isinstance(part, str):
+            cells.append(new_markdown_cell(part))
+        elif hasattr(part, "cells"):
+            cells += part.cells
+        else:
+            cells.append(new_code_cell(outputs=[new_output("display_data", _as_output(part))]))
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[TEMPLATES])
-    exporter.exclude_input = exporter.optimistic_validation = True  # validated once only
+    exporter.exclude_input = exporter.optimistic_validation = True  # cells may have the same id
     sanitize = SanitizeHTML(tags=TAGS.split(), attributes={"a": ["href"], "td": ["align"]})
     exporter.register_preprocessor(sanitize, enabled=True)
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    about = {"metadata": {"name": title}}
+    page, _ = exporter.from_notebook_node(new_notebook(cells=cells), resources=about)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(path), page.encode("utf-8", "backslashreplace"))
     return Path(path)
 
 
 def _as_output(part: Any) -> dict[str, str]:
-    """What Jupyter would show of a table, a figure or a picture."""
+    """What Jupyter would show of a table or a picture."""
     if hasattr(part, "to_html"):
         table = part.to_html(float_format="{:.3f}".format, na_rep="")
         return {"text/html": re.sub(r"<td>(?![-\d.]*</td>)", '<td align="left">', table)}
-    file, kind = io.BytesIO(), "png"
-    if hasattr(part, "savefig"):
-        part.savefig(file, format=kind, dpi=130)
-    else:
-        from PIL import Image
-
-        image = part if isinstance(part, Image.Image) else Image.fromarray(part)
-        kind = "jpeg" if image.mode == "RGB" else "png"
-        image.save(file, kind, quality=88)
-    return {f"image/{kind}": base64.b64encode(file.getvalue()).decode("ascii")}
+    file = io.BytesIO()
+    part.save(file, "JPEG", quality=88)
+    return {"image/jpeg": base64.b64encode(file.getvalue()).decode("ascii")}

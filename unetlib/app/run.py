@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 from collections import ChainMap
-from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,15 +23,16 @@ import click
 
 import unetlib
 from unetlib.app import Command
-from unetlib.app.pages import code, write_notebook_page, write_page
+from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
-from unetlib.paths import find_input, project_root, resolve, write_whole
+from unetlib.paths import find_input, project_root, read_text, resolve, write_whole
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
 SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "batch_size": 8, "baseline_images": 6}
 SMOKE |= {"data_dir": "outputs/smoke"}  # tiny photos stay out of data/
 FULL = {"image_size": 320, "count": 6000, "epochs": 60, "model": "unet", "augment": "strong"}
+LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 PRESETS = {"smoke": SMOKE, "quick": {}, "full": FULL}
 
 
@@ -41,7 +41,7 @@ def read_record(folder: Path) -> dict:
     is the evaluation. Raises ValueError that names a bad file."""
     path = folder / "metrics.json"
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        text = read_text(path) if path.is_file() else "{}"
         content = dict(json.loads(text, parse_constant=lambda name: None))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} should hold a JSON object ({error})") from None
@@ -62,24 +62,40 @@ def find_notebooks() -> list[Path]:
     raise ValueError(f"no notebooks (01_….ipynb) in {place}: run this in a checkout")
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Names and default values of the notebook's `parameters` cell."""
-    import papermill
+def read_notebook(path: Path):
+    """A notebook of anybody's. Raises ValueError where the file is none."""
+    import nbformat
 
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+        notebook = nbformat.reads(read_text(path), as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # a file may be broken in any way
+        raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
+    return notebook
+
+
+def declared_parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of the notebook's `parameters` cell."""
+    cells = [c for c in read_notebook(path).cells if "parameters" in c.metadata.get("tags", ())]
+    nodes = ast.parse("\n".join(cell.source for cell in cells)).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
 
 
 def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any]:
     """The values in the types of the defaults, names of files as absolute paths. Raises ValueError
-    or click.BadParameter for what does not fit."""
+    for what does not fit."""
     checked = {}
     known = sorted(defaults.keys() - {"outputs_dir"})
     for name, text in given.items():
         if name not in known:
             raise ValueError(f"no parameter {name!r}.{hint(name, known)} Known: {', '.join(known)}")
         kind = click.types.convert_type(None, defaults[name])
-        checked[name] = kind(text, click.Argument([name]))
+        try:
+            checked[name] = kind(text)
+        except click.BadParameter as error:
+            raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
         if name in ("source_root", "photo", "init_from") and text:
             checked[name] = str(find_input(text))
     return checked
@@ -87,29 +103,43 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
 
 def select(notebooks: list[Path], only: tuple[str, ...], start: str | None) -> list[Path]:
     """The notebooks that `only` names ("04", "4" or "04_evaluate"), or those from `start` on."""
-    numbers = [name.zfill(2)[:2] for name in (*only, *filter(None, [start]))]
-    found = [path for path in notebooks if path.stem[:2] in numbers]
-    if len(found) < len(set(numbers)) or (only and start):
-        known = ", ".join(path.stem for path in notebooks)
-        raise ValueError(f"either --only or --from names a notebook of {known}")
-    return [path for path in notebooks if path >= found[0]] if start else found or notebooks
+    named = [name.zfill(2) for name in (*only, *filter(None, [start]))]
+    for name in named:
+        if not any(path.stem.startswith(name) for path in notebooks):
+            known = ", ".join(path.stem for path in notebooks)
+            raise ValueError(f"no notebook {name!r}: --only and --from name one of {known}")
+    if only and start:
+        raise ValueError("--only and --from do not go together")
+    found = [path for path in notebooks if path.stem.startswith(tuple(named))]
+    return notebooks[notebooks.index(found[0]) :] if start else found or notebooks
 
 
 def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
-    """Folder and record of a run: a `part` of the course goes on in the one called `name`, or in
-    the newest, where there is one. Raises ValueError for a bad name."""
+    """Folder and record of a run, which is this command's alone until it ends: a `part` of the
+    course goes on in the one called `name`, or in the newest, where there is one. Raises ValueError
+    for a bad name, for a run that is there already, and for one that is still going on."""
+    from filelock import FileLock, Timeout
+
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits, '-', '_' and '.', not {name!r}")
-    found = list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))
-    if part and found:
+    preset, now = preset or "quick", datetime.now()
+    folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
+    if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
-        return folder, read_record(folder)
-    preset = preset or "quick"
-    folder = resolve(RUNS) / (name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}")
-    if folder.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    record = read_record(folder)
+    run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
+    try:
+        click.get_current_context().with_resource(FileLock(folder / ".run.lock", timeout=0))
+    except Timeout:
+        who = f"by process {run.get('pid')} since {run.get('started')}"
+        raise ValueError(f"run {folder.name} is being made {who}: take another --name") from None
+    if record["run"] and not part:
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
-    folder.mkdir(parents=True)
-    return folder, {"run": {"preset": preset, "parameters": {}, "notebooks": {}}, "evaluation": {}}
+    run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}", "pid": os.getpid()}
+    run |= {"versions": {package: metadata.version(package) for package in VERSIONS}}
+    write_record(folder, record := record | {"run": run})
+    return folder, record
 
 
 def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> str:
@@ -161,40 +191,27 @@ def publish(folder: Path) -> list[str]:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, and a page for each executed notebook, from what is in a run's folder:
-    it also has to tell of a run that failed half-way."""
+    """Write report.html from what is in a run's folder: it also has to tell of a run that failed
+    half-way."""
     import nbformat
     import pandas as pd
-    from PIL import Image
 
     record = read_record(folder)
-    run, scores, solved, pages = record["run"], record["evaluation"], {}, []
+    run, scores, solved, executed = record["run"], record["evaluation"], {}, []
     given = "".join(f" -p {name} {value}" for name, value in run.get("parameters", {}).items())
     parts = [f"{code('unetlib run ' + run.get('preset', '') + given)}: **{run.get('status')}**"]
-    for stem, state in run.get("notebooks", {}).items():
-        link = stem
+    parts += [states := pd.DataFrame(run.get("notebooks", {})).T]
+    for stem in states.index:
         if (path := folder / f"{stem}.ipynb").is_file():
-            notebook = nbformat.read(path, as_version=4)
-            write_notebook_page(path.with_suffix(".html"), notebook, stem)
-            solved |= verdicts(notebook)
-            link = f"[{stem}]({stem}.html)"
-        pages.append(f"- {link}: {state['status']}, {state['seconds']} s {code(state['error'])}")
-    parts += ["\n".join(pages)]
+            executed.append(nbformat.read(path, as_version=4))
+            solved |= verdicts(executed[-1])
     if scores:
-        intervals = pd.DataFrame(scores.pop("intervals", {}), index=["from", "to"]).T
-        table = pd.json_normalize(scores, sep=", ").T.set_axis(["value"], axis=1).join(intervals)
-        parts += ["## Scores", table.sort_values("from", kind="stable", key=pd.isna)]
+        parts += ["## Scores", pd.json_normalize(scores, sep=", ").T.set_axis([""], axis=1)]
     if solved:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
-    for path in [*sorted(folder.glob("images/*.png")), *sorted(folder.glob("videos/*.gif"))[:3]]:
-        with suppress(OSError), Image.open(path) as image:  # one cut short is left out
-            image.seek(getattr(image, "n_frames", 1) - 1)  # the last of an animation
-            picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
-            picture.thumbnail((1200, 10_000))
-            parts += [f"### {code(path.relative_to(folder))}", picture]
-    about = {"started": run.get("started")} | run.get("versions", {})
-    parts += ["## Made with", pd.DataFrame({"": about})]
+    about = {"": {"started": run.get("started")} | run.get("versions", {})}
+    parts += ["## Made with", pd.DataFrame(about), *executed]
     return write_page(folder / "report.html", f"Run {folder.name}", parts)
 
 
@@ -232,15 +249,13 @@ def run(preset, name, parameters, only, start, timeout, listing) -> None:
     declared = {path: declared_parameters(path) for path in notebooks}
     if listing:
         for path, defaults in declared.items():
-            rows = [f"{key:<14} {value!r}" for key, value in defaults.items()]
-            click.echo("\n  ".join([path.stem, *rows]))
+            click.echo(path.stem)
+            click.echo("".join(f"  {key:<14} {value!r}\n" for key, value in defaults.items()))
         return
     selected = select(notebooks, only, start)
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))
     folder, record = open_run(preset, name, part=bool(only or start))
     about, preset = record["run"], record["run"]["preset"]
-    about |= {"started": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "status": "running"}
-    about |= {"versions": {key: metadata.version(key) for key in VERSIONS}}
     about["parameters"] |= given
     states = about["notebooks"]
     states |= {path.stem: {"status": "not run", "seconds": 0, "error": ""} for path in selected}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from tqdm import tqdm
 
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
 from unetlib.data.pairs import Found, Pair, Source, load_pair, split_fraction
-from unetlib.data.sources import SOURCES, find_pairs, read_spec
+from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
 ALIKE = 0.88  # least correlation of near copies; of 1,100 photos of people none two have over 0.84
-# What can be wrong, the worst first, and what to do. An error spoils training.
-ERRORS = {
+PLENTY = 800_000_000  # bytes of memory, more than a photo takes while it is decoded
+# What can be wrong, the worst first, and what to do. The first 14 are errors: they spoil training.
+ADVICE = {
     "no pairs": "There is nothing to train with, or to validate with.",
     "unreadable": "Damaged, cut off or no image: get the file again.",
     "not read": "The system could not read it now; the file may be sound.",
@@ -39,8 +41,6 @@ ERRORS = {
     "same photo in train and val": "Scores on trained photos mean nothing.",
     "near copy in train and val": "Give them a group, or keep one side's.",
     "same group in train and val": "Keep a group, or an id, on one side.",
-}
-ADVICE = ERRORS | {
     "image without mask": "It is left out of training.",
     "mask without image": "It is left out of training.",
     "same stem": "All of them are left out: keep one.",
@@ -49,11 +49,11 @@ ADVICE = ERRORS | {
     "same mask": "One mask for different photos: is it that of another?",
     "not used": "No image, or nothing that belongs to the set.",
 }
+ERRORS = [*ADVICE][:14]
 
 
-@dataclass(frozen=True)
-class Issue:
-    """Something wrong with `pairs`. `spare`: those whose files would have to go."""
+class Issue(NamedTuple):
+    """Something wrong with `pairs`. `spare`: whose files would have to go, never "not read"."""
 
     kind: str
     reason: str
@@ -74,11 +74,11 @@ class Report:
         sides = " + ".join(f"{len(pairs)} {side}".strip() for side, pairs in self.pairs.items())
         errors = sum(issue.kind in ERRORS for issue in self.issues) or "none"
         lines = [f"{sides} pairs, {len(self.issues)} issues, {errors} of them would spoil training"]
-        for kind, number in Counter(issue.kind for issue in self.issues).items():
+        for kind, same in groupby(self.issues, lambda issue: issue.kind):
+            reasons = [f"  {issue.reason}" for issue in same]
             level = "error" if kind in ERRORS else "warning"
-            lines.append(f"{level}: {kind} ({number}). {ADVICE[kind]}")
-            lines += [f"  {i.reason}" for i in self.issues if i.kind == kind][:first]
-            lines += [f"  and {number - first} more"] * (number > first)
+            lines += [f"{level}: {kind} ({len(reasons)}). {ADVICE[kind]}", *reasons[:first]]
+            lines += [f"  and {len(reasons) - first} more"] * (len(reasons) > first)
         return "\n".join(lines).replace(f"{self.root}{os.sep}", "")
 
     def figure(self, count: int = 8, columns: int = 4) -> Any:
@@ -95,7 +95,7 @@ class Report:
         return contact_sheet(pictures, columns)
 
 
-def examine(dataset: Any) -> Report:
+def examine(dataset: str | os.PathLike | Source) -> Report:
     """Looks at every photo and mask of a dataset once. Nothing is changed.
 
     `dataset`: a folder, a source as in "folder:photos?groups=folder", or a Source that is open.
@@ -106,96 +106,127 @@ def examine(dataset: Any) -> Report:
         found = Found(dataset.root, sides, [*dataset.skipped])
     else:
         named = str(dataset).partition(":")[0] in SOURCES
-        term, *more = read_spec(str(dataset) if named else "folder")
+        term, *more = read_spec(str(dataset)) if named else [Term("folder", dataset)]
         if more:
             raise ValueError(f"one source at a time can be checked, not '{dataset}'")
-        found = find_pairs(term.name, term.root if named else dataset, **dict(term.args))
-    work = {}  # a cut-out once, whatever is behind it; the side is that which a split would give
+        found = find_pairs(term.name, term.root, **term.args)
+    work = {}  # a cut-out once, whatever is behind it -> the pair
     for side, pairs in found.sides.items():
-        for pair in pairs:
+        for pair in pairs:  # the side that a split would give, where there is none yet
             late = split_fraction(pair.group or pair.id) < 0.2
             work[pair.image, side or ("val" if late else "train")] = pair
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(look, work.values(), [side for _, side in work])
         looks = [*tqdm(looks, "checking photos", len(work), delay=2)]
     issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
-    order = [*ADVICE]
-    return Report(found.root, found.sides, sorted(issues, key=lambda i: order.index(i.kind)))
+    issues = [i._replace(spare=()) if i.kind == "not read" else i for i in issues]
+    issues.sort(key=lambda issue: [*ADVICE].index(issue.kind))
+    return Report(found.root, found.sides, issues)
 
 
-class Look(NamedTuple):
-    side: str
+@dataclass
+class Look:
+    """What is kept of a pair that was looked at: enough to compare it with the others."""
+
     pair: Pair
-    photo: str  # sum of its bytes
-    mask: str  # sum of its pixels
-    views: np.ndarray  # (2, 144), slopes of a tiny thumbnail and of its mirror image
-    issue: Issue | None
+    side: str
+    issue: Issue | None = None
+    photo: str = ""  # sum of the file's bytes
+    mask: str = ""  # sum of its levels, whatever the file's format
+    slopes: np.ndarray = field(default_factory=lambda: np.zeros((2, 144), np.float32))
 
 
 def look(pair: Pair, side: str) -> Look:
     """Decodes a pair, the photo as small as JPEG allows, which notices a file that is cut off."""
-    path, photo, mask, views, issue = pair.image, "", "", np.zeros((2, 144), np.float32), None
+    seen, path, problem = Look(pair, side), pair.image, None
     try:
-        photo, small = sha256(path), load_image(path, 128)
-        if np.std(small.resize((64, 64), Image.Resampling.BOX), (0, 1)).max() < 1.5:
-            issue = "blank photo", "of one colour"
-        grey = np.float32(small.convert("L").resize((9, 9), Image.Resampling.BOX))
-        for i, view in enumerate((grey, grey[:, ::-1])):
-            slopes = np.concatenate([np.diff(view, axis=axis).ravel() for axis in (0, 1)])
-            views[i] = slopes / max(np.linalg.norm(slopes), 1)
-        if pair.mask and not issue:
+        seen.photo, photo = sha256(path), load_image(path, 128)
+        seen.slopes = slopes(photo)
+        if np.std(photo.resize((64, 64), Image.Resampling.BOX), (0, 1)).max() < 1.5:
+            problem = "blank photo", "of one colour"
+        elif pair.mask:
             path = pair.mask
             with opened(path) as image:
-                matte, colours = load_mask(image, kind=pair.mask_kind), open_photo(image)
-            step = max(1, len(matte) // 512)  # so many rows will do
-            as_seen = pair.mask_kind in ("auto", "matte") and colours.alpha is None
-            mask = hashlib.sha256(matte[::step].tobytes()).hexdigest()
-            issue = mask_issue(matte[::step], colours.rgb[::step] if as_seen else None)
+                matte, picture = load_mask(image, kind=pair.mask_kind), open_photo(image)
+            rows = slice(None, None, max(1, len(matte) // 512))  # so many will do
+            by_colour = pair.mask_kind in ("auto", "matte") and picture.alpha is None
+            seen.mask = hashlib.sha256(matte[rows].tobytes()).hexdigest()
+            problem = mask_problem(matte[rows], picture.rgb[rows] if by_colour else None)
     except ImageError as error:
-        issue = "unreadable", str(error).removeprefix(f"{path}: ")
-    except (OSError, MemoryError, cv2.error) as error:
-        issue = "not read", str(error) or "out of memory"
-    if issue:
-        spare = (pair,) * (issue[0] != "not read")  # it may be sound
-        issue = Issue(issue[0], f"{path}: {issue[1]}", (pair,), spare)
-    return Look(side, pair, photo, mask, views, issue)
+        problem = unreadable(str(error).removeprefix(f"{path}: "))
+    except (OSError, MemoryError, RuntimeError, cv2.error) as error:  # the file may be sound
+        problem = "not read", str(error).strip() or "out of memory"
+    if problem:
+        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), (pair,))
+    return seen
 
 
-def mask_issue(matte: np.ndarray, rgb: np.ndarray | None) -> tuple[str, str] | None:
-    """The first thing that is wrong with a mask, float32 (H, W), by its levels and, where they are
-    what is read, its colours. The thresholds lie between those of good masks and planted faults."""
-    grey = np.rint(matte * 255).astype(np.uint8)
-    levels = np.bincount(grey.ravel(), minlength=256) / grey.size
-    tones = Image.fromarray(grey if rgb is None else rgb).convert("L")
-    bright = np.zeros((0, 3), np.uint8) if rgb is None else rgb[np.ptp(rgb, axis=-1) > 40]
-    hues = (bright > bright.max(axis=1, keepdims=True) // 2) @ np.array([4, 2, 1])
-    hues = np.count_nonzero(np.bincount(hues) > 0.001 * grey.size)
-    entropy, between = tones.entropy(), sum(tones.histogram()[4:252]) / grey.size
-    if (entropy > 4.3 and len(bright) > 0.05 * grey.size) or (entropy > 5 and between > 0.5):
-        return "photo as mask", "it holds as many tones as a photo does"
-    if hues > 1:
-        return "coloured mask", f"it is painted in {hues} colours"
-    flat = ((grey > 0) & (grey < 250))[:, 1:] & (grey[:, 1:] == grey[:, :-1])
-    numbers = rgb is not None and np.count_nonzero(levels) <= 32 and flat.mean() > 0.01
+def slopes(photo: Image.Image) -> np.ndarray:
+    """A tiny thumbnail's differences from pixel to pixel, and those of its mirror image: float32
+    (2, 144), each of length 1, so that their product is a correlation. Near copies keep them."""
+    grey = np.float32(photo.convert("L").resize((9, 9), Image.Resampling.BOX))
+    views = np.array([grey, grey[:, ::-1]])
+    steps = np.concatenate([np.diff(views, axis=axis).reshape(2, -1) for axis in (1, 2)], 1)
+    return steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1)
+
+
+def unreadable(reason: str) -> tuple[str, str]:
+    """Kind and reason: where memory is short, some decoders say that the file is damaged."""
+    try:
+        np.empty(PLENTY, np.uint8)
+    except MemoryError:
+        return "not read", f"out of memory ({reason})"
+    return "unreadable", reason
+
+
+def mask_problem(matte: np.ndarray, rgb: np.ndarray | None) -> tuple[str, str] | None:
+    """Kind and reason of the first thing that is wrong with a mask, float32 (H, W), by thresholds
+    between good masks and planted faults. `rgb`: its colours, where they are what is read."""
+    levels = np.rint(matte * 255).astype(np.uint8)
+    if problem := colour_problem(np.dstack([levels] * 3) if rgb is None else rgb):
+        return problem
+    grey = (levels > 0) & (levels < 250)  # a soft edge has these, but seldom the same twice
+    flat = grey[:, 1:] & (levels[:, 1:] == levels[:, :-1])
+    numbers = rgb is not None and len(np.unique(levels)) <= 32 and flat.mean() > 0.01
     if numbers or 0 < matte.max() < 0.5:
-        values = ", ".join(map(str, np.flatnonzero(levels > 0.001)[:8]))
-        return "labels", f"its values ({values}) are numbers or flat greys"
-    if not 0.001 <= (share := matte.mean()) <= 0.999:
+        values = np.flatnonzero(np.bincount(levels.ravel()) > 0.001 * levels.size)[:8]
+        return "labels", f"its values ({', '.join(map(str, values))}) are numbers or flat greys"
+    share = matte.mean()
+    if not 0.001 <= share <= 0.999:
         return "empty mask" if share < 0.5 else "full mask", f"{share:.2%} of it is foreground"
     small = cv2.resize(matte, (64, 64), interpolation=cv2.INTER_AREA)
-    middle = small[16:48, 16:48].mean()  # against left, top and right: people stand on the bottom
-    edge = np.mean([small[:6].mean(), small[:, :6].mean(), small[:, -6:].mean()])
-    if edge > 0.85 or (edge > 0.7 and edge - middle > 0.04):
-        return "inverted mask", f"{edge:.0%} of its border is foreground, {middle:.0%} inside"
+    middle, sides = small[16:48, 16:48].mean(), (small[:6], small[:, :6], small[:, -6:])
+    border = np.mean([side.mean() for side in sides])  # not the lower one: people stand on it
+    if border > 0.85 or (border > 0.7 and border - middle > 0.04):
+        return "inverted mask", f"{border:.0%} of its border is foreground, {middle:.0%} inside"
     return None
+
+
+def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
+    """Many tones are a photo, flat colours are painted by hand or by a labelling tool."""
+    pixels = rgb.shape[0] * rgb.shape[1]
+    tones, vivid = Image.fromarray(rgb).convert("L"), rgb[np.ptp(rgb, axis=-1) > 40]
+    entropy, between = tones.entropy(), sum(tones.histogram()[4:252]) / pixels
+    if (entropy > 5 and between > 0.5) or (entropy > 4.3 and len(vivid) > 0.05 * pixels):
+        return "photo as mask", "it holds as many tones as a photo does"
+    high = vivid > vivid.max(axis=1, keepdims=True) // 2  # red, green, blue: eight hues
+    hues = np.count_nonzero(np.bincount(high @ np.array([4, 2, 1])) > 0.001 * pixels)
+    return ("coloured mask", f"it is painted in {hues} colours") if hues > 1 else None
 
 
 def file_issues(found: Found) -> Iterator[Issue]:
     """What was not taken as a pair, sides that are empty, and groups and ids on both sides."""
+    unlisted: list[OSError] = []
+    list(os.walk(found.root, onerror=unlisted.append))
+    for error in unlisted:
+        yield Issue("not read", f"{error.filename}: {error.strerror}")
     for skip in found.skipped:
-        kind = skip.kind if skip.kind in ADVICE else "not used"
-        spare = (Pair("", skip.path, None),) * (kind != "not read")
-        yield Issue(kind, f"{skip.path}: {skip.reason}", (), spare)
+        kind, reason = skip.kind if skip.kind in ADVICE else "not used", skip.reason
+        if kind == "unreadable":
+            kind, reason = unreadable(reason)
+        # what goes with a lone file may lie in a folder that could not be listed
+        spare = () if unlisted else (Pair("", skip.path, None),)
+        yield Issue(kind, f"{skip.path}: {reason}", (), spare)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
         where = " and ".join(found.sides) or found.root
@@ -209,26 +240,22 @@ def file_issues(found: Found) -> Iterator[Issue]:
 
 
 def copies(looks: Sequence[Look]) -> Iterator[Issue]:
-    """The same photo, nearly the same photo, the same mask. What is there already would have to go,
-    and of near copies across the split those in val."""
-    views = np.array([one.views for one in looks])
-    scenes, masks, first = defaultdict(list), defaultdict(dict), [*range(len(looks))]
-    for i, one in enumerate(looks):
-        alike = (views[:i, 0] @ views[i].T >= ALIKE).any(axis=1)
-        first[i] = first[alike.argmax()] if alike.any() else i
-        scenes[first[i]].append(one)
+    """The same photo, or nearly the same, several times; the same mask for different photos."""
+    scenes, masks = defaultdict(list), defaultdict(dict)
+    for scene, one in zip(same_scene(looks), looks, strict=True):
+        scenes[scene].append(one)
         if one.mask and not one.issue:  # empty masks are all the same
-            masks[one.mask].setdefault(first[i], one.pair)
+            masks[one.mask].setdefault(scene, one.pair)
     for scene in scenes.values():
         scene.sort(key=lambda one: one.side)  # train before val
-        across, sums, spare = scene[0].side != scene[-1].side, set(), []
-        for one in scene:
-            if one.photo in sums or (across and one.side == "val"):
+        across, photos, spare = scene[0].side != scene[-1].side, set(), []
+        for one in scene:  # would have to go: the same bytes again, and across the split all of val
+            if one.photo in photos or (across and one.side == "val"):
                 spare.append(one.pair)
-            sums.add(one.photo)
+            photos.add(one.photo)
         groups = {one.pair.group or one.pair.id for one in scene}
-        if spare or len(groups) > 1:
-            kind = "near copy" if len(sums) > 1 else "same photo"
+        if spare or len(groups) > 1:  # within a group, photos are expected to be alike
+            kind = "near copy" if len(photos) > 1 else "same photo"
             reason = ", ".join(str(one.pair.image) for one in scene)
             pairs = tuple(one.pair for one in scene)
             yield Issue(kind + " in train and val" * across, reason, pairs, tuple(spare))
@@ -236,3 +263,13 @@ def copies(looks: Sequence[Look]) -> Iterator[Issue]:
         if len(same) > 1:
             reason = ", ".join(str(pair.mask) for pair in same.values())
             yield Issue("same mask", reason, tuple(same.values()))
+
+
+def same_scene(looks: Sequence[Look]) -> list[int]:
+    """For each photo the number of the first one that shows the same, which may be its own."""
+    views, first = np.array([one.slopes for one in looks]), []
+    for i in range(len(looks)):
+        likeness = (views[:i, 0] @ views[i].T).max(axis=1)  # as it is, or mirrored
+        earlier = np.flatnonzero(likeness >= ALIKE)
+        first.append(first[earlier[0]] if len(earlier) else i)
+    return first
