@@ -194,7 +194,7 @@ def test_what_the_system_says_is_not_called_damage(tmp_path):
     assert error.value.errno == errno.EIO
 
 
-@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in (".heic", ".heif")])
+@pytest.mark.parametrize("suffix", [s for s in sorted(SUFFIXES) if not s.startswith(".h")])
 def test_every_type_of_the_list_is_read(tmp_path, suffix):
     if suffix == ".avif" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
@@ -296,7 +296,7 @@ def test_to_tensor_against_torchvision(photo, size):
 
 def test_preprocess_goes_through_json_and_back():
     p = Preprocess([96, 128], [0.5] * 3, [0.25] * 3)
-    assert Preprocess.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+    assert Preprocess(**json.loads(json.dumps(p.to_dict()))) == p
     assert p.size == (96, 128) and Preprocess(64).size == (64, 64)
     for bad in ({"size": (0, 4)}, {"size": (4, 4, 3)}, {"size": 8, "std": (1, 1, 0)}):
         with pytest.raises(ValueError):

@@ -122,8 +122,6 @@ def test_unusable_files_are_skipped_by_name(make_pairs):
     assert set(why) == {"a.jpg", "b.jpg", "c.png"}
     assert "not an image" in why["a.jpg"] and "not an image" in why["b.jpg"]
     assert "32 x 24" in why["c.png"] and "32 x 32" in why["c.png"]
-    with pytest.raises(DataError, match="another shape.*c.jpg.*c.png.*unetlib check"):
-        open_source("folder", root)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +191,10 @@ def test_test_beside_val_is_left_alone(make_pairs, tmp_path):
 def test_half_of_a_division_without_masks_is_refused(make_pairs, tmp_path):
     make_pairs("ab", tmp_path / "train")
     (tmp_path / "val" / "images").mkdir(parents=True)
-    with pytest.raises(DataError, match="val/images has no masks beside it"):
-        find_folder(tmp_path)
-    (tmp_path / "val" / "masks").mkdir()
     with pytest.raises(DataError, match="no usable pair for val in"):
         open_source("folder", tmp_path)
+    (tmp_path / "val").rename(tmp_path / "test")  # as in competitions
+    assert len(open_source("folder", tmp_path).train) == 1
 
 
 def test_cutouts_are_the_masks_of_their_photos(make_pairs, cutout, disc):
@@ -270,7 +267,7 @@ def test_split_shares_and_small_sets():
     assert ids(train) == ids(pairs) - ids(val)
     assert split_pairs(pairs, 0) == (pairs, [])
     assert all(split_pairs(fake("ab"), 1e-9)) and all(split_pairs(fake("ab"), 0.999))
-    with pytest.raises(DataError, match=r"one group \('a'\).*val_fraction 0"):
+    with pytest.raises(DataError, match=r"one group \('a'\).*--val-fraction 0"):
         split_pairs(fake("a"), 0.2)
     with pytest.raises(ValueError, match="val_fraction"):
         split_pairs(fake("ab"), 1)
@@ -307,14 +304,14 @@ def test_groups_of_a_manifest_as_any_spreadsheet_saves_it(make_pairs, separator,
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"filename;group\nx1;a\n", "columns filename, group"),
+        (b"photo;group\nx1;a\n", "columns photo, group"),
         (b"id;group;photographer\nx1;a;b\n", "photographer"),
         (b"id\nx1\n", "no id in .* is that of a photo: x1"),
-        (b"id,group\n\xff\xe9,\x81\n", "manifest.csv is no table in UTF-8"),
+        (b"id,group\n\xff\xe9,\x81\n", "manifest.csv is no text in UTF-8"),
     ],
 )
 def test_manifests_that_cannot_be_used(make_pairs, content, words):
     root = make_pairs(TWENTY)
     (root / "manifest.csv").write_bytes(content)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(ValueError, match=words):
         open_source("folder", root)
