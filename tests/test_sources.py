@@ -154,7 +154,7 @@ def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
         ("0*folder", "is not"),
         ("-1*folder", "is not"),
         ("folder:x?b", "is not .*KEY=VALUE"),
-        ("folder:x?colour=red", "takes groups=.\\+, mask_kind=auto\\|.*, not 'colour=red'"),
+        ("folder:x?colour=red", "takes groups=TEXT, mask_kind=auto\\|.*, not 'colour=red'"),
         ("folder:x?seed=1&root=2", "not 'seed=1'"),
         ("folder:x?groups=[0-9]*([0-9])", "no photos with masks"),
         ("synthetic:x?count=much", "much"),

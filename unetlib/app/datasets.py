@@ -15,7 +15,6 @@ import click
 from unetlib.app import Command
 from unetlib.paths import resolve, write_whole
 
-
 HEAD = ("id", "source", "split", "group", "tags")  # of a manifest.csv
 
 

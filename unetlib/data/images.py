@@ -40,8 +40,8 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Photo:
     """rgb: uint8 (H, W, 3), upright, transparent parts white. alpha: uint8 (H, W), None where it is
-    opaque. icc: the colour profile of `rgb`, None for sRGB. dpi: (x, y) pixels per inch. frames: how
-    many pictures are in the file, of which this is the first."""
+    opaque. icc: the colour profile of `rgb`, None for sRGB. dpi: (x, y) pixels per inch. frames: of
+    how many pictures in the file it is the first."""
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
@@ -225,12 +225,18 @@ def opened(source: Any) -> Iterator[Image.Image]:
             raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        if isinstance(error, MemoryError) or "out of memory" in str(error):
-            raise MemoryError(f"{place}out of memory") from error
+        if isinstance(error, ImageError):
+            raise ImageError(f"{place}{error}") from error
         if getattr(error, "errno", None) is not None:
             raise
+        try:  # decoders that get too little of it call the file damaged
+            np.empty(4 * MAX_PIXELS, np.uint8)
+        except MemoryError:
+            error = MemoryError()
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{place}out of memory") from error
         damage = f"damaged or truncated image ({error or type(error).__name__})"
-        raise ImageError(place + str(error if isinstance(error, ImageError) else damage)) from error
+        raise ImageError(place + damage) from error
     finally:
         if file is not source:
             file.close()

@@ -25,11 +25,11 @@ LAYOUT = (
 )
 # What other tools and publishers call the folders, and what they add to the names of files.
 WORDS = {
-    "images": "images image imgs img im photos photo pictures picture pics pic jpegimages pngimages "
-    "inputs input clip rgb sat originals original",
+    "images": "images image imgs img im photos photo pictures picture pics pic jpegimages inputs "
+    "input pngimages clip rgb fgr sat originals original",
     "masks": "masks mask labels label lab annotations annotation mattes matte matting alphas alpha "
-    "gts gt ground truth groundtruth segmentations segmentation segs seg segmentationclass targets "
-    "target trimaps trimap silhouettes silhouette binary bin",
+    "pha gts gt ground truth groundtruth segmentations segmentation segs seg segmentationclass "
+    "targets target trimaps trimap silhouettes silhouette binary bin",
     "cutouts": "cutouts cutout foregrounds foreground out removebg preview no bg",
     "train": "train training",
     "val": "val valid validation test testing",
@@ -37,13 +37,13 @@ WORDS = {
 ROLES = {word: role for role, words in WORDS.items() for word in words.split()}
 
 
-def affix(*roles: str) -> re.Pattern:
-    """Finds words of these roles at the beginning and at the end of a file's name."""
-    words = "|".join(word for role in roles for word in WORDS[role].split())
+def affix(words: str) -> re.Pattern:
+    """Finds these words, and types of files, at the beginning and at the end of a file's name."""
+    words = "|".join(words.split() + [suffix[1:] for suffix in images.SUFFIXES])
     return re.compile(rf"(?:^|(?<=/))(?:{words})[ _-]|(?:[ ._-](?:{words}))+$")
 
 
-PHOTO, MASK = affix("images"), affix("masks", "cutouts")
+PHOTO, MASK = affix(WORDS["images"]), affix(WORDS["masks"] + " " + WORDS["cutouts"])
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
 IDS = re.compile("(file|image)?_?name|file|image")  # of a column that holds ids
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
@@ -186,9 +186,7 @@ def match_pairs(images_dir, masks_dir, mask_kind="auto") -> tuple[list[Pair], li
 
 def plain(id: str) -> str:
     """An id without what marks photos or masks: prefix, ending, zeros before numbers, capitals."""
-    id = id.casefold()
-    id = id.removesuffix(next(filter(id.endswith, images.SUFFIXES), ""))
-    return re.sub(r"(?<!\d)0+(?=\d)", "", PHOTO.sub("", MASK.sub("", id)))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", PHOTO.sub("", MASK.sub("", id.casefold())))
 
 
 def header_fault(pair: Pair) -> Skipped | None:
@@ -329,7 +327,8 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
     Raises DataError for other columns than COLUMNS, ValueError for a file that is no text."""
     if not path.is_file():
         return {}
-    lines = [line for line in read_text(path).splitlines() if not line.startswith("sep=")] or [""]
+    lines = read_text(path).splitlines()
+    lines = [line for line in lines if line.strip() and line[:4].lower() != "sep="] or [""]
     separator = max(",;\t|", key=lines[0].count)
     head, *rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     columns = [IDS.sub("id", name.strip().casefold()) for name in head]

@@ -21,8 +21,8 @@ from unetlib.errors import hint, need
 from unetlib.paths import find_input, resolve, write_whole
 
 COCO_URL = "https://cocodataset.org/#download"
-# Sets that others published. page: where it is had by hand; layout: see find_folder; mask_kind: see
-# load_mask; groups: see find_pairs; urls: of archives, with a folder in each; kaggle: its name there
+# Sets that others published. page: where one is had by hand; layout, mask_kind: see find_folder;
+# groups: see find_pairs; urls: of archives, with a folder in each; kaggle: its name there
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
@@ -108,8 +108,8 @@ SOURCES: dict[str, Callable[..., Found]] = {
 }
 # What a spec may say of a source, beside `groups`, and in which form.
 KEYS = {
-    "folder": {"mask_kind": "|".join(MASK_KINDS), "backgrounds": ".+"},
-    "synthetic": {"count": r"[1-9]\d*", "size": r"[1-9]\d*"},
+    "folder": {"mask_kind": "|".join(MASK_KINDS), "backgrounds": "TEXT"},
+    "synthetic": {"count": "NUMBER", "size": "NUMBER"},
 }
 FORM = re.compile(r"(?:(\d*\.?\d+)\s*\*\s*)?([\w-]+)(?::([^?]*))?(?:\?(\w+=[^&]*(?:&\w+=[^&]*)*))?")
 
@@ -135,9 +135,10 @@ def read_spec(spec: str) -> list[Term]:
             known = ", ".join(SOURCES)
             raise ValueError(f"no source '{name}': use one of {known}.{hint(name, SOURCES)}")
         args = dict(part.split("=", 1) for part in (found[4] or "").split("&") if part)
-        takes = {"groups": ".+"} | KEYS.get(name, {})
+        takes = {"groups": "TEXT"} | KEYS.get(name, {})
         for key, value in args.items():
-            if not re.fullmatch(takes.get(key, ""), value):
+            form = takes.get(key, "").replace("TEXT", ".+").replace("NUMBER", r"[1-9]\d*")
+            if not re.fullmatch(form, value):
                 known = ", ".join(f"{key}={form}" for key, form in takes.items())
                 raise ValueError(f"source '{text}': {name} takes {known}, not '{key}={value}'")
         terms.append(Term(name, found[3], args, float(found[1] or 0)))
