@@ -157,7 +157,11 @@ def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
         ("folder:x?colour=red", "takes groups=TEXT, mask_kind=auto\\|.*, not 'colour=red'"),
         ("folder:x?seed=1&root=2", "not 'seed=1'"),
         ("folder:x?groups=[0-9]*([0-9])", "no photos with masks"),
-        ("synthetic:x?count=much", "much"),
+        ("synthetic:x?count=much", "count=NUMBER.*not 'count=much'"),
+        ("synthetic:x?size=0", "not 'size=0'"),
+        ("folder:x?val_fraction=0.5", "not 'val_fraction=0.5'"),
+        ("folder:x?mask_kind=yes", "mask_kind=auto.*not 'mask_kind=yes'"),
+        ("folder:x?groups=123", "no photos with masks"),
         ("sod:x?low=1", "takes .*not 'low=1'"),
     ],
 )

@@ -40,13 +40,12 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Photo:
     """rgb: uint8 (H, W, 3), upright, transparent parts white. alpha: uint8 (H, W), None where it is
-    opaque. icc: the colour profile of `rgb`, None for sRGB. dpi: (x, y) pixels per inch. frames: of
-    how many pictures in the file it is the first."""
+    opaque. icc: the colour profile of `rgb`, None for sRGB. frames: of how many pictures in the
+    file it is the first."""
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     icc: bytes | None = None
-    dpi: tuple[float, float] | None = None
     frames: int = 1
 
 
@@ -73,16 +72,14 @@ def open_photo(source: Any) -> Photo:
             raise ValueError(f"a photo is uint8 (H, W, 3), not {source.dtype} {source.shape}")
         source = Image.fromarray(source)
     with opened(source) as image:
-        icc, dpi = image.info.get("icc_profile") or b"", image.info.get("dpi") or (0, 0)
+        icc = image.info.get("icc_profile") or b""
         icc = icc if image.mode in ("RGB", "RGBA", "P", "PA") and icc[16:20] == b"RGB " else None
-        x, y = map(float, dpi[::-1] if _orientation(image) >= 5 else dpi)
-        dpi = (x, y) if 1 < min(x, y) <= max(x, y) < 1e6 else None  # (1, 1): a TIFF without
         # phones add to a JPEG what makes it MPO: no other picture
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         image = _upright(image)
         alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
         alpha = None if alpha is None or alpha.min() == 255 else alpha
-        return Photo(np.asarray(_rgb(image)), alpha, icc, dpi, frames)
+        return Photo(np.asarray(_rgb(image)), alpha, icc, frames)
 
 
 def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
@@ -142,15 +139,15 @@ def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -
     """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
 
     `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
-    the colour profile and resolution of `photo`. Raises ValueError for what cannot be written."""
+    the colour profile of `photo`. Raises ValueError for what cannot be written."""
     if array.dtype != np.uint8:
         array = cv2.convertScaleAbs(array, alpha=255)  # without the large copies that NumPy makes
-    carried = {"icc_profile": photo.icc, "dpi": photo.dpi} if photo and array.ndim == 3 else {}
     file, picture = io.BytesIO(), Image.fromarray(array)
+    icc = photo.icc if photo and array.ndim == 3 else None
     if format == "png":  # for cut-outs run lengths are smallest, and as quick as any
-        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, **carried)
+        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, icc_profile=icc)
     elif format == "webp":
-        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, **carried)
+        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, icc_profile=icc)
     else:
         raise ValueError(f"format {format!r}: cut-outs are written as png or webp")
     return file.getvalue()
@@ -184,15 +181,15 @@ def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
         if values.ndim != 2 or not np.isin(values, (1, 2, 3)).all():
             raise ImageError("a trimap holds the numbers 1, 2 and 3 only")
         return np.array([0, 255, 0, 128], np.uint8)[values]
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        clear = kind == "alpha" or rgba[..., 3].min() < 255
-        return rgba[..., 3] if clear else rgba[..., :3].max(axis=-1)
-    if kind == "alpha":
+    clear = image.has_transparency_data
+    if kind == "alpha" and not clear:
         raise ImageError("it has no alpha channel, which should hold the mask")
-    if image.mode in ("1", "L", "F") or image.mode[0] == "I":
+    if not clear and (image.mode in ("1", "L", "F") or image.mode[0] == "I"):
         return np.asarray(image)
-    rgb = np.asarray(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA" if clear else "RGB"))
+    if clear and (kind == "alpha" or rgba[..., 3].min() < 255):
+        return rgba[..., 3]
+    rgb = rgba[..., :3]
     if image.mode == "P" and (kind == "labels" or np.ptp(rgb, axis=-1).any()):
         index, black = np.asarray(image), ~rgb.any(axis=-1)
         background = index == 0 if kind == "labels" or not black.any() else black

@@ -45,7 +45,7 @@ def affix(words: str) -> re.Pattern:
 
 PHOTO, MASK = affix(WORDS["images"]), affix(WORDS["masks"] + " " + WORDS["cutouts"])
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
-IDS = re.compile("(file|image)?_?name|file|image")  # of a column that holds ids
+IDS = re.compile("^((file|image)?_?name|file|image)$")  # of a column that holds ids
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
 
 
@@ -179,7 +179,7 @@ def match_pairs(images_dir, masks_dir, mask_kind="auto") -> tuple[list[Pair], li
     pairs.sort(key=lambda pair: pair.id)
     with ThreadPoolExecutor(min(8, 1 + len(pairs) // 50)) as pool:  # network drives are slow
         faults = list(pool.map(header_fault, pairs))
-    skipped += filter(None, faults)
+    skipped[:0] = filter(None, faults)  # said first
     used = [pair for pair, fault in zip(pairs, faults, strict=True) if not fault]
     return used, list(dict.fromkeys(skipped))
 
@@ -282,14 +282,16 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0)
         raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}")
     if not pairs or not val_fraction:
         return list(pairs), []
-    places = [split_fraction(pair.group or pair.id, seed) for pair in pairs]
-    low, high = min(places), max(places)
-    if low == high:
-        name = pairs[0].group or pairs[0].id
-        raise DataError(f"all pairs are one group ('{name}'): add photos, or --val-fraction 0")
+    names = [pair.group or pair.id for pair in pairs]
+    places = {name: split_fraction(name, seed) for name in names}
+    if len(places) == 1:
+        raise DataError(f"all pairs are one group ('{names[0]}'): add photos, or --val-fraction 0")
+    low, high = min(places.values()), max(places.values())
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
-    placed = list(zip(pairs, places, strict=True))
-    return [p for p, place in placed if place >= limit], [p for p, place in placed if place < limit]
+    sides = [], []
+    for pair, name in zip(pairs, names, strict=True):
+        sides[places[name] < limit].append(pair)
+    return sides
 
 
 def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> Sides:
@@ -336,4 +338,4 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
         names, known = ", ".join(head) or "none", ", ".join(COLUMNS)
         raise DataError(f"{path} has the columns {names}: id is needed, known are {known}")
     table = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if row]
-    return {unicodedata.normalize("NFC", row["id"]): row for row in table}
+    return {unicodedata.normalize("NFC", row.get("id", "")): row for row in table}
