@@ -353,8 +353,8 @@ def test_coco_photos_with_one_person_of_the_right_size(tmp_path, cache, capfd):
     assert capfd.readouterr().out == ""
     assert all(cache in pair.mask.parents for pair in found.sides["train"])
     shutil.rmtree(root / "annotations")
-    with pytest.raises(DataError, match="cocodataset.org"):
-        find_pairs("coco", root)
+    with pytest.raises(DataError, match="no usable pair for train in .*coco"):
+        open_source("coco", root)
 
 
 def test_real_photos_open(real_data):

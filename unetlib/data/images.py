@@ -24,7 +24,6 @@ FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "H
 SUFFIXES = {end for end, format in Image.registered_extensions().items() if format in FORMATS}
 SUFFIXES |= {".avif", ".heic", ".heif", ".hif"}
 KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
-HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12
 if find_spec("pillow_heif"):  # photos of iPhones, where the user has installed it
     import pillow_heif
 
@@ -218,7 +217,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         file.seek(0)
         head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:] in HEIC:
+        if head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms"):  # heic, mif1, msf1, ...
             raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...

@@ -24,26 +24,20 @@ LAYOUT = (
     "both in each, NAME.jpg and NAME_mask.png side by side, or cutouts/ and backgrounds/"
 )
 # What other tools and publishers call the folders, and what they add to the names of files.
-WORDS = {
-    "images": "images image imgs img im photos photo pictures picture pics pic jpegimages inputs "
-    "input pngimages clip rgb fgr sat originals original",
-    "masks": "masks mask labels label lab annotations annotation mattes matte matting alphas alpha "
-    "pha gts gt ground truth groundtruth segmentations segmentation segs seg segmentationclass "
-    "targets target trimaps trimap silhouettes silhouette binary bin",
-    "cutouts": "cutouts cutout foregrounds foreground out removebg preview no bg",
+WORDS = {  # each also in the plural
+    "images": "image img im photo picture pic jpegimage pngimage input clip rgb fgr sat original",
+    "masks": "mask label lab annotation matte matting alpha pha gt ground truth groundtruth target "
+    "segmentation seg segmentationclass trimap silhouette binary bin",
+    "cutouts": "cutout foreground out removebg preview no bg",
     "train": "train training",
     "val": "val valid validation test testing",
 }
-ROLES = {word: role for role, words in WORDS.items() for word in words.split()}
-
-
-def affix(words: str) -> re.Pattern:
-    """Finds these words, and types of files, at the beginning and at the end of a file's name."""
-    words = "|".join(words.split() + [suffix[1:] for suffix in images.SUFFIXES])
-    return re.compile(rf"(?:^|(?<=/))(?:{words})[ _-]|(?:[ ._-](?:{words}))+$")
-
-
-PHOTO, MASK = affix(WORDS["images"]), affix(WORDS["masks"] + " " + WORDS["cutouts"])
+ROLES = {f"{word}{s}": role for role in WORDS for word in WORDS[role].split() for s in ("", "s")}
+ENDINGS = " ".join(suffix[1:] for suffix in images.SUFFIXES)
+PHOTO, MASK = (
+    re.compile(r"(?:^|(?<=/))(?:{0})s?[ _-]|(?:[ ._-](?:{0})s?)+$".format("|".join(words.split())))
+    for words in (f"{WORDS['images']} {ENDINGS}", f"{WORDS['masks']} {WORDS['cutouts']} {ENDINGS}")
+)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
 IDS = re.compile("^((file|image)?_?name|file|image)$")  # of a column that holds ids
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
@@ -66,9 +60,6 @@ class Pair:
     source: str = ""  # name of its dataset
     weight: float = 1.0  # how often it is drawn in training, beside the others
     background: Path | None = None
-
-
-Sides = tuple[list[Pair], list[Pair]]  # train and val
 
 
 @dataclass(frozen=True)
@@ -274,7 +265,7 @@ def split_fraction(id: str, seed: int = 0) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a float, never 1.0
 
 
-def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0) -> Sides:
+def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple[list, list]:
     """(train, val) by a hash of ids. A group stays together, and adding a photo moves no other,
     except where one side would have nothing: it gets the nearest group. val_fraction = 0 leaves val
     empty. Raises DataError for a single group, ValueError for a val_fraction outside [0, 1)."""
@@ -294,7 +285,7 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0)
     return sides
 
 
-def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> Sides:
+def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list, list]:
     """(train, val) as the folders are divided, or by `split_pairs`. Cut-outs get backgrounds, of
     which none is on both sides. Raises DataError where a side has nothing, and for the same ids."""
     for pairs in found.sides.values() if found.backgrounds else ():
