@@ -73,12 +73,15 @@ def open_photo(source: Any) -> Photo:
     with opened(source) as image:
         icc = image.info.get("icc_profile") or b""
         icc = icc if image.mode in ("RGB", "RGBA", "P", "PA") and icc[16:20] == b"RGB " else None
-        # phones add to a JPEG what makes it MPO: no other picture
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        image = _upright(image)
-        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-        alpha = None if alpha is None or alpha.min() == 255 else alpha
-        return Photo(np.asarray(_rgb(image)), alpha, icc, frames)
+        picture, alpha, frames = _upright(image), None, 1
+        if picture.has_transparency_data:
+            alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+            alpha = None if alpha.min() == 255 else alpha
+        rgb = np.asarray(_rgb(picture))
+        if image.format != "MPO":  # phones add to a JPEG what makes it one: no other picture
+            with suppress(Exception):  # of what is behind the first picture, nothing is needed
+                frames = image.n_frames
+        return Photo(rgb, alpha, icc, frames)
 
 
 def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
