@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,6 @@ import click
 
 from unetlib.app import Command
 from unetlib.paths import resolve, write_whole
-
-HEAD = ("id", "source", "split", "group", "tags")  # of a manifest.csv
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a dataset.")
@@ -49,17 +48,13 @@ def check(folder, quarantine) -> None:
 
 def move(report, away: Path) -> None:
     """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason."""
-    files = {}
-    for issue in report.issues[::-1]:
-        for pair in issue.spare:
-            files |= dict.fromkeys(filter(None, (pair.image, pair.mask)), issue)
-    away.mkdir(parents=True, exist_ok=True)
-    with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
-        for path, issue in files.items():
+    spare = [(pair, issue) for issue in report.issues for pair in issue.spare]  # the worst first
+    for path, issue in [(path, issue) for pair, issue in spare for path in (pair.image, pair.mask)]:
+        if path and os.path.lexists(path):
             target = away / path.absolute().relative_to(report.root.absolute())
-            csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
-            file.flush()
             target.parent.mkdir(parents=True, exist_ok=True)
+            with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
             shutil.move(path, target)
 
 
@@ -99,7 +94,8 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
         failed = [*tqdm(work, "preparing", len(plan), delay=1)]
     rows = [[p.id, p.source, side, p.group, ";".join(p.tags)] for p, side in plan]
     rows = sorted(row for row, reason in zip(rows, failed, strict=True) if not reason)
-    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([HEAD, *rows])
+    head = ["id", "source", "split", "group", "tags"]
+    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([head, *rows])
     write_whole(target / "manifest.csv", table.getvalue().encode(errors="replace"))
     text = f"{len(rows)} pairs are in {target}, {len(plan) - len(rows)} were left out"
     click.echo("\n  ".join([text, *filter(None, failed)]))

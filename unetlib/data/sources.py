@@ -40,8 +40,7 @@ def published(facts: dict, root=None) -> Found:
             raise DownloadError(f"{page} could not be downloaded: {error}. {how}") from error
     for url, folder in {} if root else facts.get("urls", {}).items():
         if not (home / folder).is_dir():
-            archive = fetch(url, home / Path(url).name)
-            unpack(archive, home)
+            unpack(archive := fetch(url, home / Path(url).name), home)
             archive.unlink()
     try:
         kind, layout = facts.get("mask_kind", "auto"), facts.get("layout", ())
@@ -144,7 +143,7 @@ def read_spec(spec: str) -> list[Term]:
 
 def absolute_spec(spec: str) -> str:
     """A spec whose folders are found from anywhere. Raises FileNotFoundError."""
-    pattern = re.compile(r"((?:^|\s\+\s)[^:?]+:)(.+?)(?=\?|\s\+\s|$)")
+    pattern = re.compile(r"((?:^|\s\+\s)[^:?]+:)(.+?)(?=\?|\s+\+\s|\s*$)")
     return pattern.sub(lambda found: f"{found[1]}{find_input(found[2])}", spec)
 
 
@@ -184,10 +183,10 @@ def open_source(
 ) -> Source:
     """Opens a dataset and splits it into train and val.
 
-    `spec` is one of SOURCES, or several, as in "pennfudan:~/PennFudanPed +
-    2*folder:photos": ids then begin with the source's name, and weights are the shares of an epoch;
-    without, each photo comes once. `root` is looked for below the working directory, then below the
-    project; published sets without one are downloaded. `args`: see `find_pairs`.
+    `spec` is one of SOURCES, or several, as in "pennfudan:~/PennFudanPed + 2*folder:photos": ids
+    then begin with the source's name, and weights are the shares of an epoch; without, each photo
+    comes once. `root` is looked for below the working directory, then below the project; published
+    sets without one are downloaded. `args`: see `find_pairs`.
 
     `val_fraction` and `seed` decide the split by a hash of ids or groups, except where the set is
     divided already. A val photo with the same bytes as a train photo is skipped. Raises DataError
