@@ -72,7 +72,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         if content["version"] > VERSION:
             raise ValueError("it was written by a newer unetlib: update this one")
         model = build_model(content["model"]["name"], **content["model"]["args"])
-        preprocess = Preprocess.from_dict(content["preprocess"])
+        preprocess = Preprocess(**content["preprocess"])
         plain = {name: content[name] for name in PLAIN}
         weights = content["state_dict"]
     except (KeyError, TypeError, ValueError) as error:

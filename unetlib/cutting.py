@@ -118,7 +118,7 @@ class Cut:
         return np.hstack([self.photo.rgb, np.dstack([soft] * 3), self.shown])
 
     def encode(self, kind: str = "foreground", format: str = "png") -> bytes:
-        """`output` as a file's bytes, with the colour profile and resolution of the photo."""
+        """`output` as a file's bytes, with the colour profile of the photo."""
         return encode(self.output(kind), format, self.photo)
 
     def write(self, targets: dict[str, Path]) -> list[Path]:

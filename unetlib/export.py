@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unetlib.config import EXPORTED
-from unetlib.data.images import read_photo
+from unetlib.data.images import open_photo
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError, need
 from unetlib.paths import write_whole
@@ -73,7 +73,7 @@ class OnnxNetwork:
         facts = {key: json.loads(value) for key, value in meta.items()} if own else {}
         self.name = facts.get("model", self.path.stem)
         self.epoch, self.metrics = facts.get("epoch", 0), facts.get("metrics", {})
-        self.preprocess = Preprocess.from_dict(facts.get("preprocess", usual))
+        self.preprocess = Preprocess(**facts.get("preprocess", usual))
         self.answer = "probability"
         if not own and (public := recognise(self.path)):
             self.preprocess, self.answer = public.preprocess, public.answer
@@ -122,8 +122,8 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     if precision == "float16":
         _halve(proto)
     elif precision == "int8":
-        how = Preprocess.from_dict(facts["preprocess"])
-        proto = _quantized(proto, [to_array(read_photo(p), how)[None] for p in calibration])
+        how = Preprocess(**facts["preprocess"])
+        proto = _quantized(proto, [to_array(open_photo(p).rgb, how)[None] for p in calibration])
     facts = {key: json.dumps(value) for key, value in {**facts, "precision": precision}.items()}
     onnx.helper.set_model_props(proto, facts)
     path = Path(path)

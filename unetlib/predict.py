@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from unetlib import pretrained
-from unetlib.data.images import read_photo
+from unetlib.data.images import open_photo
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.export import OnnxNetwork
 
@@ -104,13 +104,13 @@ class Predictor:
         return replace(self.preprocess, size=sides, keep_shape=False)
 
     def predict(self, image: Any, size: Any = None) -> np.ndarray:
-        """One photo (anything `read_photo` takes) -> soft mask, float32 (H, W) in [0, 1], of the
+        """One photo (anything `open_photo` takes) -> soft mask, float32 (H, W) in [0, 1], of the
         photo's own size. `size` replaces the working size for this call."""
         return self.predict_batch([image], size)[0]
 
     def predict_batch(self, images: Iterable[Any], size=None, batch_size=8) -> list[np.ndarray]:
         """The same for many photos, of any sizes: their soft masks in the order given."""
-        photos, masks = map(read_photo, images), []
+        photos, masks = (open_photo(image).rgb for image in images), []
         step = 1 if self.preprocess.keep_shape else max(1, batch_size)
         while batch := list(islice(photos, step)):
             pairs = zip(self.predict_small(batch, size), batch, strict=True)

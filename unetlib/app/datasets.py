@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
-from unetlib.paths import resolve, sha256, whole, write_whole
+from unetlib.paths import resolve, write_whole
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a dataset.")
@@ -32,7 +33,7 @@ def check(folder, quarantine) -> None:
 
     report = examine(folder)
     root, away = report.root.resolve(), quarantine and Path(quarantine).expanduser().resolve()
-    if quarantine is not None and (not away or away.exists() or away.is_relative_to(root)):
+    if away and (away.exists() or away.is_relative_to(root)):
         raise ValueError(f"--quarantine '{quarantine}' should be a new folder outside {root}")
     click.echo(f"{root.name}: {report.text()}")
     page = resolve(f"outputs/check/{root.name}.html")
@@ -47,17 +48,13 @@ def check(folder, quarantine) -> None:
 
 def move(report, away: Path) -> None:
     """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason."""
-    files = {}
-    for issue in report.issues[::-1]:
-        for pair in issue.spare:
-            files |= dict.fromkeys(filter(None, (pair.image, pair.mask)), issue)
-    away.mkdir(parents=True, exist_ok=True)
-    with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
-        for path, issue in files.items():
+    spare = [(pair, issue) for issue in report.issues for pair in issue.spare]  # the worst first
+    for path, issue in [(path, issue) for pair, issue in spare for path in (pair.image, pair.mask)]:
+        if path and os.path.lexists(path):
             target = away / path.absolute().relative_to(report.root.absolute())
-            csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
-            file.flush()
             target.parent.mkdir(parents=True, exist_ok=True)
+            with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
             shutil.move(path, target)
 
 
@@ -79,61 +76,55 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     """
     from tqdm import tqdm
 
-    from unetlib.data.pairs import COLUMNS, DataError
+    from unetlib.data.pairs import DataError
     from unetlib.data.sources import open_source
 
     target = Path(into).expanduser().absolute() if into else resolve("data")
     source = open_source(spec, val_fraction=val_fraction, seed=seed)
     click.echo(source.describe())
-    plan = []
-    for side, pairs in (("train", source.train), ("val", source.val)):
-        for pair in pairs:
-            suffix = ".jpg" if size or pair.background else pair.image.suffix.lower()
-            photo, mask = (f"{target}/{side}/{name}/{pair.id}" for name in ("images", "masks"))
-            plan.append((pair, side, Path(photo + suffix), Path(mask + ".png"), size))
-    files, record = {path for job in plan for path in job[2:4]}, target / ".prepared.json"
-    there = {p for side in ("train", "val") for p in (target / side).rglob("[!.]*") if p.is_file()}
-    request = json.dumps([source.name, str(source.root), size])
-    if there and not (there <= files and record.is_file() and record.read_text() == request):
-        other = min(there - files, default=record)
-        raise DataError(f"{other} was not made for this source and size: change --into")
-    if any(target.resolve().is_relative_to(pair.image.resolve().parent) for pair, *_ in plan):
-        raise DataError(f"{target} lies within the photos of the source: change --into")
+    record, request = target / ".prepared.json", json.dumps([spec, size, val_fraction, seed])
+    there = any(p.is_file() for side in ("train", "val") for p in (target / side).rglob("[!.]*"))
+    if there and not (record.is_file() and record.read_text() == request):
+        raise DataError(f"{target} has photos that this command did not put there: change --into")
     target.mkdir(parents=True, exist_ok=True)
     write_whole(record, request.encode())
+    plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
     with ThreadPoolExecutor() as pool:
-        rows = [*tqdm(pool.map(lambda job: copy(*job), plan), "preparing", len(plan), delay=1)]
-    failed = [row for row in rows if isinstance(row, str)]
-    made = sorted((r for r in rows if not isinstance(r, str)), key=lambda r: (r[2], r[0]))
-    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([COLUMNS, *made])
+        work = pool.map(lambda job: copy(job[0], target / job[1], size), plan)
+        failed = [*tqdm(work, "preparing", len(plan), delay=1)]
+    rows = [[p.id, p.source, side, p.group, ";".join(p.tags)] for p, side in plan]
+    rows = sorted(row for row, reason in zip(rows, failed, strict=True) if not reason)
+    head = ["id", "source", "split", "group", "tags"]
+    csv.writer(table := io.StringIO(), lineterminator="\n").writerows([head, *rows])
     write_whole(target / "manifest.csv", table.getvalue().encode(errors="replace"))
-    click.echo(f"{len(made)} pairs are in {target}, {len(failed)} were left out")
-    click.echo("".join(f"  {reason}\n" for reason in failed), nl=False)
-    sys.exit(1 if failed else 0)
+    text = f"{len(rows)} pairs are in {target}, {len(plan) - len(rows)} were left out"
+    click.echo("\n  ".join([text, *filter(None, failed)]))
+    sys.exit(any(failed))
 
 
-def copy(pair, side: str, photo: Path, mask: Path, size: int | None) -> tuple | str:
-    """Makes the two files, unless they are there -> the row of the manifest, or why it failed."""
+def copy(pair, target: Path, size: int | None) -> str:
+    """Makes the two files of a pair, unless they are there -> why it cannot be read, or ""."""
     from PIL import Image
 
-    from unetlib.data.images import ImageError, encode, fit_within, image_size, load_mask, resize
+    from unetlib.data.images import ImageError, encode, fit_within, resize
     from unetlib.data.pairs import load_pair
 
+    drawn = size or pair.background  # else the photo is copied as it is
+    photo = target / "images" / f"{pair.id}{'.jpg' if drawn else pair.image.suffix.lower()}"
+    mask = target / "masks" / f"{pair.id}.png"
+    if photo.is_file() and mask.is_file():
+        return ""
     try:
-        read = None if photo.is_file() and mask.is_file() else load_pair(pair, size)
-        digest = sha256(pair.image)
-    except (ImageError, OSError) as error:
+        rgb, soft = load_pair(pair, size)
+    except ImageError as error:
         return f"{pair.id}: {error}"
-    if read:
-        shape = fit_within(read[1].shape, size or max(read[1].shape))
-        rgb, soft = (resize(array, shape) for array in read)
-        photo.parent.mkdir(parents=True, exist_ok=True)
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        with whole(photo) as part:
-            if size or pair.background:
-                Image.fromarray(rgb).save(part, "JPEG", quality=95, subsampling=0)
-            else:
-                shutil.copyfile(pair.image, part)
-        write_whole(mask, encode(soft * (soft.max() > 0.01)))  # 0 and 1 would be read as labels
-    shape, share = "{}x{}".format(*image_size(photo)), f"{load_mask(mask).mean():.4f}"
-    return pair.id, pair.source, side, pair.group, shape, digest, share, ";".join(pair.tags)
+    shape, content = fit_within(soft.shape, size or max(soft.shape)), pair.image.read_bytes()
+    if drawn:
+        picture = Image.fromarray(resize(rgb, shape))
+        picture.save(file := io.BytesIO(), "JPEG", quality=95, subsampling=0)
+        content = file.getvalue()
+    soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
+    for path, data in ((photo, content), (mask, encode(soft))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    return ""

@@ -1,19 +1,20 @@
 """Files from the network, for those who have one: resumed, verified, unpacked safely."""
 
 import os
-import stat
+import re
 import tarfile
 import tempfile
 import time
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
 from unetlib.paths import sha256 as digest_of
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
+CLIMBS = re.compile(r"^[/\\]|:|(^|[/\\])\.\.([/\\]|$)")  # names that lead out of a folder
 
 
 class DownloadError(RuntimeError):
@@ -32,13 +33,12 @@ def fetch(url: str, path, sha256: str = "", progress: bool = True, wait: float =
     later session. Five attempts in vain, `wait` seconds (doubling) apart, or a wrong SHA-256 raise
     DownloadError.
     """
-    import requests  # brings its own certificates, which Python on macOS lacks
+    from requests import RequestException
 
-    path = Path(path)
+    path, failures = Path(path), 0
     if path.is_file() and (not sha256 or digest_of(path) == sha256):
         return path
     part = path.with_name(path.name + ".part")
-    failures = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -52,10 +52,10 @@ def fetch(url: str, path, sha256: str = "", progress: bool = True, wait: float =
                 part.unlink()  # begun earlier, it was perhaps another version: once more
                 if not have:
                     raise DownloadError(f"{url} has the SHA-256 {found}, expected was {sha256}")
-            except requests.RequestException as error:
+            except RequestException as error:
                 status = 500 if error.response is None else error.response.status_code
                 failures = failures + 1 if part.stat().st_size == have else 1
-                if failures == 5 or (status < 500 and status not in (408, 416, 429)):
+                if failures == 5 or (status < 500 and status not in (408, 429)):
                     how = f"Try again later (what arrived is kept), or save it as {path}"
                     raise DownloadError(f"could not download {url}: {error}. {how}") from error
                 time.sleep(wait * 2**failures)
@@ -65,18 +65,16 @@ def fetch(url: str, path, sha256: str = "", progress: bool = True, wait: float =
 
 def _receive(url: str, part: Path, have: int, progress: bool) -> None:
     """Appends to `part` what is missing. Raises requests.RequestException."""
-    import requests
+    import requests  # brings its own certificates, which Python on macOS lacks
 
     # identity: a length and a range of the file itself, not of its compressed form
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-        span = answer.headers.get("Content-Range", "")
-        if answer.status_code == 416:  # nothing behind what we have: complete, or another file
-            if span.rpartition("/")[2] == str(have):
-                return
+        if answer.status_code == 416:  # nothing behind what we have: perhaps it is another file
             part.write_bytes(b"")
+            return _receive(url, part, 0, progress)
         answer.raise_for_status()
-        begin = have if span.startswith(f"bytes {have}-") else 0  # 0: ranges are ignored
+        begin = have if answer.status_code == 206 else 0  # 0: ranges are ignored
         total = begin + int(answer.headers.get("Content-Length", 0)) or None
         bar = tqdm(None, part.stem, total, initial=begin, unit="B", disable=not progress)
         with bar, open(part, "ab" if begin else "wb") as file:
@@ -84,10 +82,10 @@ def _receive(url: str, part: Path, have: int, progress: bool) -> None:
                 bar.update(file.write(chunk))
 
 
-def unpack(path, folder) -> Path:
-    """Unpacks a zip or tar archive into `folder`, and returns that, without what macOS adds. Raises
-    DownloadError for damage, and for names that lead out of it or are there already. All is moved
-    there at the end, so that a kill leaves no half dataset."""
+def unpack(path, folder) -> None:
+    """Unpacks a zip or tar archive into `folder` without what macOS adds. Raises DownloadError for
+    damage, and for names that lead out of it or are there already. All is moved there at the end,
+    so that a kill leaves no half dataset."""
     path, folder = Path(path), Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,18 +94,14 @@ def unpack(path, folder) -> Path:
                 with tarfile.open(path) as archive:
                     archive.extractall(work, filter="data")  # refuses what leads out
             else:
-                with zipfile.ZipFile(path) as archive:
-                    for info in archive.infolist():
-                        name = PurePosixPath(info.filename.replace("\\", "/"))
-                        out = name.is_absolute() or ".." in name.parts or ":" in info.filename
-                        if out or stat.S_ISLNK(info.external_attr >> 16):
-                            raise OSError(f"'{info.filename}' leads out of the folder")
+                with zipfile.ZipFile(path) as archive:  # a link becomes a plain file
+                    if climbing := list(filter(CLIMBS.search, archive.namelist())):
+                        raise OSError(f"'{climbing[0]}' leads out of the folder")
                     archive.extractall(work)
-            names = {path.name for path in Path(work).iterdir()} - {"__MACOSX"}
-            if there := names & {path.name for path in folder.iterdir()}:
-                raise OSError(f"'{min(there)}' is already there")
-            for name in names:
-                Path(work, name).replace(folder / name)
+            for item in Path(work).iterdir():
+                if (folder / item.name).exists():
+                    raise OSError(f"'{item.name}' is already there")
+                if item.name != "__MACOSX":
+                    item.replace(folder / item.name)
     except DAMAGED as error:
         raise DownloadError(f"{path} cannot be unpacked into {folder}: {error}") from error
-    return folder

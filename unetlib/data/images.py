@@ -17,17 +17,17 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from unetlib.matting import estimate_foreground
 
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 200_000_000  # Pillow warns of what phones take today
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-SUFFIXES += (".ppm", ".pgm")
+MAX_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns of what phones take today: `opened` refuses instead
+# Not Pillow's whole list: EPS would start Ghostscript.
+FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF"}
+SUFFIXES = {end for end, format in Image.registered_extensions().items() if format in FORMATS}
+SUFFIXES |= {".avif", ".heic", ".heif", ".hif"}
+KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
 if find_spec("pillow_heif"):  # photos of iPhones, where the user has installed it
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    SUFFIXES += (".heic", ".heif")
-# Not Pillow's whole list: EPS would start Ghostscript.
-FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF"}
-KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation: how Pillow transposes
 MASK_KINDS = ("auto", "matte", "labels", "alpha", "trimap")
 
@@ -39,12 +39,13 @@ class ImageError(ValueError):
 @dataclass(frozen=True)
 class Photo:
     """rgb: uint8 (H, W, 3), upright, transparent parts white. alpha: uint8 (H, W), None where it is
-    opaque. icc: the colour profile of `rgb`, None for sRGB. dpi: (x, y) pixels per inch."""
+    opaque. icc: the colour profile of `rgb`, None for sRGB. frames: of how many pictures in the
+    file it is the first."""
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     icc: bytes | None = None
-    dpi: tuple[float, float] | None = None
+    frames: int = 1
 
 
 def load_image(source: Any, max_side: int | None = None) -> Image.Image:
@@ -53,7 +54,7 @@ def load_image(source: Any, max_side: int | None = None) -> Image.Image:
 
     `max_side`: a JPEG is decoded at 1/2, 1/4 or 1/8 size while its longer side stays >= max_side.
     Raises ImageError, naming the file, for what is damaged, no image, or over MAX_PIXELS by its
-    header; OSError and MemoryError as they are.
+    header; OSError and MemoryError where that is no fault of the picture.
     """
     with opened(source) as image:
         if max_side and image is not source and image.format in ("JPEG", "MPO"):
@@ -63,42 +64,38 @@ def load_image(source: Any, max_side: int | None = None) -> Image.Image:
 
 
 def open_photo(source: Any) -> Photo:
-    """What `load_image` takes, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). Raises ImageError,
-    naming the file, and ValueError for another array."""
-    if isinstance(source, Photo):
-        return source
+    """What `load_image` takes, or a uint8 array (H, W), (H, W, 3) or (H, W, 4). Raises what that
+    raises, and ValueError for another array."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,), (4,)) or not source.size:
             raise ValueError(f"a photo is uint8 (H, W, 3), not {source.dtype} {source.shape}")
         source = Image.fromarray(source)
     with opened(source) as image:
-        icc, dpi = image.info.get("icc_profile") or b"", image.info.get("dpi") or (0, 0)
+        icc = image.info.get("icc_profile") or b""
         icc = icc if image.mode in ("RGB", "RGBA", "P", "PA") and icc[16:20] == b"RGB " else None
-        x, y = map(float, dpi[::-1] if _orientation(image) >= 5 else dpi)
-        dpi = (x, y) if 1 < min(x, y) <= max(x, y) < 1e6 else None  # (1, 1): a TIFF without
-        image = _upright(image)
-        alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-        alpha = None if alpha is None or alpha.min() == 255 else alpha
-        return Photo(np.asarray(_rgb(image)), alpha, icc, dpi)
-
-
-def read_photo(source: Any) -> np.ndarray:
-    """The pixels of `open_photo`: uint8 (H, W, 3)."""
-    return open_photo(source).rgb
+        picture, alpha, frames = _upright(image), None, 1
+        if picture.has_transparency_data:
+            alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+            alpha = None if alpha.min() == 255 else alpha
+        rgb = np.asarray(_rgb(picture))
+        if image.format != "MPO":  # phones add to a JPEG what makes it one: no other picture
+            with suppress(Exception):  # of what is behind the first picture, nothing is needed
+                frames = image.n_frames
+        return Photo(rgb, alpha, icc, frames)
 
 
 def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
     """A cut-out: uint8 (H, W, 4), straight alpha, upright, cleaned, resized to `size` (H, W) or to
     at most `size` at its longer side. ImageError where it is opaque: it would be a rectangle."""
     with opened(source) as image:
-        rgba = np.array(_upright(image).convert("RGBA"))
-        if rgba[..., 3].min() == 255:
+        picture = _upright(image).convert("RGBA")
+        if picture.getextrema()[3][0] == 255:
             raise ImageError("it has no transparency: a cut-out needs an alpha channel")
-    h, w = rgba.shape[:2]
     if not isinstance(size, tuple):
-        size = fit_within((h, w), size or max(h, w))
-    near = min(h, 2 * size[0]), min(w, 2 * size[1])  # cleaned at this size it is as good as in full
-    return resize_cutout(clean_cutout(resize_cutout(rgba, near)), size)
+        size = fit_within(picture.size[::-1], size or max(picture.size))
+    near = min(picture.height, 2 * size[0]), min(picture.width, 2 * size[1])  # cleaned at this
+    cleaned = clean_cutout(resize_cutout(picture, near))  # size it is as good as in full
+    return resize_cutout(Image.fromarray(cleaned), size)
 
 
 def clean_cutout(rgba: np.ndarray) -> np.ndarray:
@@ -109,19 +106,14 @@ def clean_cutout(rgba: np.ndarray) -> np.ndarray:
     return np.dstack([cleaned, alpha])
 
 
-def resize_cutout(rgba: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`resize` for uint8 (H, W, 4) whose colours mean nothing under alpha 0: they count by alpha.
-    In float: Pillow would round colours that are weighted with a small alpha."""
-    if rgba.shape[:2] == tuple(size):
-        return rgba
-    alpha = rgba[..., 3:].astype(np.float32)
-    weighted = resize(np.dstack([rgba[..., :3] * (alpha / 255), alpha]), size)
-    colours = weighted[..., :3] * (255 / np.maximum(weighted[..., 3:], 1))
-    return np.rint(np.dstack([np.minimum(colours, 255), weighted[..., 3]])).astype(np.uint8)
+def resize_cutout(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """`resize` for RGBA pictures, whose colours count by alpha -> uint8 (H, W, 4)."""
+    values = resize(np.asarray(picture.convert("RGBa")), size)
+    return np.array(Image.frombytes("RGBa", size[::-1], values.tobytes()).convert("RGBA"))
 
 
 def image_size(source: Any) -> tuple[int, int]:
-    """(width, height) after orientation, from the header alone. Raises ImageError."""
+    """(width, height) after orientation, from the header alone. Raises what `load_image` raises."""
     with opened(source) as image:
         return image.size[::-1] if _orientation(image) >= 5 else image.size
 
@@ -149,19 +141,15 @@ def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -
     """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
 
     `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
-    the colour profile and resolution of `photo`. Raises ValueError for what cannot be written."""
+    the colour profile of `photo`. Raises ValueError for what cannot be written."""
     if array.dtype != np.uint8:
-        # in place: of a large photo each copy takes 400 MB
-        values = np.clip(array, 0, 1).astype(np.float32, copy=False)
-        values *= 255
-        array = np.rint(values, out=values).astype(np.uint8)
-        del values
-    carried = {"icc_profile": photo.icc, "dpi": photo.dpi} if photo and array.ndim == 3 else {}
+        array = cv2.convertScaleAbs(array, alpha=255)  # without the large copies that NumPy makes
     file, picture = io.BytesIO(), Image.fromarray(array)
+    icc = photo.icc if photo and array.ndim == 3 else None
     if format == "png":  # for cut-outs run lengths are smallest, and as quick as any
-        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, **carried)
+        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, icc_profile=icc)
     elif format == "webp":
-        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, **carried)
+        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, icc_profile=icc)
     else:
         raise ValueError(f"format {format!r}: cut-outs are written as png or webp")
     return file.getvalue()
@@ -175,7 +163,7 @@ def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "aut
     (VOC's "void"); RGB: its brightest channel; with alpha: the alpha, or the colours where that is
     opaque. "matte": the same, without labels. "labels": what is not 0 is foreground. "alpha": the
     alpha, also an opaque one. "trimap": 1 foreground, 2 background, 3 half (Oxford-IIIT Pet).
-    `size` (H, W): resized, by averages where it shrinks.
+    `size` (H, W): resized, by averages where it shrinks. Raises what `load_image` raises.
     """
     if kind not in MASK_KINDS:
         raise ValueError(f"mask kind '{kind}' is unknown: use one of {', '.join(MASK_KINDS)}")
@@ -197,15 +185,15 @@ def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
         if values.ndim != 2 or not np.isin(values, (1, 2, 3)).all():
             raise ImageError("a trimap holds the numbers 1, 2 and 3 only")
         return np.array([0, 255, 0, 128], np.uint8)[values]
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        clear = kind == "alpha" or rgba[..., 3].min() < 255
-        return rgba[..., 3] if clear else rgba[..., :3].max(axis=-1)
-    if kind == "alpha":
+    clear = image.has_transparency_data
+    if kind == "alpha" and not clear:
         raise ImageError("it has no alpha channel, which should hold the mask")
-    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+    if not clear and (image.mode in ("1", "L", "F") or image.mode[0] == "I"):
         return np.asarray(image)
-    rgb = np.asarray(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA" if clear else "RGB"))
+    if clear and (kind == "alpha" or rgba[..., 3].min() < 255):
+        return rgba[..., 3]
+    rgb = rgba[..., :3]
     if image.mode == "P" and (kind == "labels" or np.ptp(rgb, axis=-1).any()):
         index, black = np.asarray(image), ~rgb.any(axis=-1)
         background = index == 0 if kind == "labels" or not black.any() else black
@@ -218,27 +206,38 @@ def opened(source: Any) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked; no pixel is decoded yet.
 
     What Pillow throws at damaged data, also while the caller decodes, becomes an ImageError that
-    names the file. What the system says (no permission, no memory) is no word on the picture."""
+    names the file. What the system says (no permission, no memory, no decoder) is no word on it."""
     name, file = getattr(source, "filename", "") or getattr(source, "name", ""), source
     if isinstance(source, (str, os.PathLike)):
         name, file = str(source), open(source, "rb")  # noqa: SIM115 - closed below
     elif isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
+    place = f"{name}: " if name else ""
     try:
-        Image.init()
-        readable = [*FORMATS & Image.OPEN.keys()]
-        image = source if isinstance(source, Image.Image) else Image.open(file, formats=readable)
+        readable = FORMATS & Image.OPEN.keys()
+        image = source if isinstance(source, Image.Image) else Image.open(file, formats=[*readable])
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels")
         yield image
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        head = file.read(12)
+        if head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms"):  # heic, mif1, msf1, ...
+            raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
+        raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        if isinstance(error, ImageError):
+            raise ImageError(f"{place}{error}") from error
+        if getattr(error, "errno", None) is not None:
             raise
-        reason = error if isinstance(error, (ImageError, Image.DecompressionBombError)) else ""
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"not an image that can be read ({KNOWN})"
-        reason = reason or f"damaged or truncated image ({error or type(error).__name__})"
-        raise ImageError(f"{name}: {reason}" if name else str(reason)) from error
+        try:  # decoders that get too little of it call the file damaged
+            np.empty(4 * MAX_PIXELS, np.uint8)
+        except MemoryError:
+            error = MemoryError()
+        if isinstance(error, MemoryError):
+            raise MemoryError(f"{place}out of memory") from error
+        damage = f"damaged or truncated image ({error or type(error).__name__})"
+        raise ImageError(place + damage) from error
     finally:
         if file is not source:
             file.close()
@@ -261,7 +260,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """A decoded picture of any mode as a new one in RGB, CMYK by its profile if it has one."""
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode[0] in "FI":
         image = Image.fromarray(np.rint(_unit_range(np.asarray(image)) * 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

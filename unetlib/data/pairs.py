@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,26 +17,29 @@ import numpy as np
 
 from unetlib.data import images
 from unetlib.matting import composite
-from unetlib.paths import find_input, sha256
+from unetlib.paths import find_input, read_text, sha256
 
 LAYOUT = (
     "Expected are images/NAME.jpg and masks/NAME.png (or cutouts/NAME.png), train/ and val/ with "
     "both in each, NAME.jpg and NAME_mask.png side by side, or cutouts/ and backgrounds/"
 )
 # What other tools and publishers call the folders, and what they add to the names of files.
-WORDS = {
-    "images": "images image imgs img photos photo pictures jpegimages",
-    "masks": "masks mask labels label annotations mattes matte alpha gt ground truth segmentations",
-    "cutouts": "cutouts",
+WORDS = {  # each also in the plural
+    "images": "image img im photo picture pic jpegimage pngimage input clip rgb fgr sat original",
+    "masks": "mask label lab annotation matte matting alpha pha gt ground truth groundtruth target "
+    "segmentation seg segmentationclass trimap silhouette binary bin",
+    "cutouts": "cutout foreground out removebg preview no bg",
     "train": "train training",
-    "val": "val valid validation test",
+    "val": "val valid validation test testing",
 }
-ROLES = {word: role for role, words in WORDS.items() for word in words.split()}
-PHOTO = re.compile(r"(?:^|(?<=/))(?:images?|img|photo|pic|clip)[_-]")
-MASK = re.compile(
-    r"(?:^|(?<=/))(?:masks?|matte|matting|lab|label|seg|gt)[_-]|[._-](?:masks?|mattes?|alpha|labels?|"
-    r"seg|segmentation|gt|ground_?truth|annotation|foreground|cutout|out|removebg-preview|no_bg)$"
+ROLES = {f"{word}{s}": role for role in WORDS for word in WORDS[role].split() for s in ("", "s")}
+ENDINGS = " ".join(suffix[1:] for suffix in images.SUFFIXES)
+PHOTO, MASK = (
+    re.compile(r"(?:^|(?<=/))(?:{0})s?[ _-]|(?:[ ._-](?:{0})s?)+$".format("|".join(words.split())))
+    for words in (f"{WORDS['images']} {ENDINGS}", f"{WORDS['masks']} {WORDS['cutouts']} {ENDINGS}")
 )
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
+IDS = re.compile("^((file|image)?_?name|file|image)$")  # of a column that holds ids
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
 
 
@@ -56,9 +60,6 @@ class Pair:
     source: str = ""  # name of its dataset
     weight: float = 1.0  # how often it is drawn in training, beside the others
     background: Path | None = None
-
-
-Sides = tuple[list[Pair], list[Pair]]  # train and val
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def list_skipped(skipped: Sequence[Skipped], root: Path) -> str:
 
 def load_pair(pair: Pair, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Photo uint8 (H, W, 3) and matte float32 (H, W) in [0, 1] of the same size; a cut-out is laid
-    over its background. `max_side`: see load_image. Raises ImageError, naming the file."""
+    over its background. `max_side`: see load_image. Raises what that raises."""
     if pair.background:
         rgba = images.load_cutout(pair.image, max_side)
         behind = np.asarray(images.load_image(pair.background, max(rgba.shape[:2])))
@@ -117,13 +118,12 @@ def load_pair(pair: Pair, max_side: int | None = None) -> tuple[np.ndarray, np.n
     return photo, images.load_mask(pair.mask, photo.shape[:2], pair.mask_kind)
 
 
-def image_files(folder, skipped: list[Skipped]) -> dict[Path, str]:
+def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
     """The image files below a folder, sorted, with their ids; others are added to `skipped`."""
     files = {}
-    for path in sorted(Path(folder).rglob("*")):
+    for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-        if hidden or path.is_dir() or path.name.lower() in ("thumbs.db", "desktop.ini"):
+        if path.is_dir() or HIDDEN.search(name.as_posix()):
             continue
         if path.suffix.lower() in images.SUFFIXES and path.is_file():
             # macOS stores accents decomposed; zip files carry that elsewhere
@@ -144,16 +144,15 @@ def match_pairs(images_dir, masks_dir, mask_kind="auto") -> tuple[list[Pair], li
     skipped: list[Skipped] = []
     photos = image_files(images_dir, skipped)
     jpegs = {id for path, id in photos.items() if path.suffix.lower() in (".jpg", ".jpeg")}
-    if Path(images_dir) != Path(masks_dir):
+    if images_dir != masks_dir:
         masks = image_files(masks_dir, skipped)
+        photos = {path: id for path, id in photos.items() if path not in masks}
     elif mask_kind == "alpha" and not jpegs:
         masks = dict(photos)
     else:
-        cutouts = {
-            path for path, id in photos.items() if path.suffix.lower() == ".png" and id in jpegs
-        }
+        beside = {p for p, id in photos.items() if p.suffix.lower() == ".png" and id in jpegs}
         named = {path for path, id in photos.items() if MASK.search(id.lower())}
-        masks = {path: photos.pop(path) for path in cutouts | named}
+        masks = {path: photos.pop(path) for path in beside | named}
     pairs = []
     for key in (str, plain):
         alike = defaultdict(list)
@@ -171,15 +170,14 @@ def match_pairs(images_dir, masks_dir, mask_kind="auto") -> tuple[list[Pair], li
     pairs.sort(key=lambda pair: pair.id)
     with ThreadPoolExecutor(min(8, 1 + len(pairs) // 50)) as pool:  # network drives are slow
         faults = list(pool.map(header_fault, pairs))
-    skipped += filter(None, faults)
-    return [pair for pair, fault in zip(pairs, faults, strict=True) if not fault], skipped
+    skipped[:0] = filter(None, faults)  # said first
+    used = [pair for pair, fault in zip(pairs, faults, strict=True) if not fault]
+    return used, list(dict.fromkeys(skipped))
 
 
 def plain(id: str) -> str:
     """An id without what marks photos or masks: prefix, ending, zeros before numbers, capitals."""
-    id = id.casefold()
-    id = id.removesuffix(next(filter(id.endswith, images.SUFFIXES), ""))
-    return re.sub(r"(?<!\d)0+(?=\d)", "", PHOTO.sub("", MASK.sub("", id)))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", PHOTO.sub("", MASK.sub("", id.casefold())))
 
 
 def header_fault(pair: Pair) -> Skipped | None:
@@ -199,17 +197,6 @@ def header_fault(pair: Pair) -> Skipped | None:
     return Skipped(pair.mask, reason, "shape")
 
 
-def locate(root) -> Path:
-    """The folder that a person named. Raises DataError where there is none, and for a file."""
-    try:
-        found = find_input(root)
-    except FileNotFoundError as error:
-        raise DataError(f"no such folder: {error}. {LAYOUT}") from error
-    if not found.is_dir():
-        raise DataError(f"{found} is a file, not a folder. {LAYOUT}")
-    return found
-
-
 def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=()) -> Found:
     """The pairs in a folder, under the names that people give to these layouts: images/ and masks/
     (or cutouts/, whose alpha is the mask), a train/ and a val/ of them; photos and their masks or
@@ -218,46 +205,57 @@ def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=())
     Or `layout`: rows of a side, its photos and its masks. `mask_kind`: see load_mask. Raises
     DataError for none of these.
     """
-    found = Found(locate(root), {})
-    folder, inside = found.root, [found.root]
-    rows = []
+    found = Found(find_dir(root), {})
+    folder, inside, rows = found.root, [found.root], []
     while not rows and len(inside) == 1:  # one folder in another, as in unpacked archives
         folder = inside[0]
         rows = [row for row in layout if (folder / row[2]).is_dir()] or known_folders(folder)
         inside = [p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"]
     found.root = folder if rows else found.root
     for side, photos, masks in rows or [("", "", "")]:
-        if rows and photos == masks:
-            behind = locate(backgrounds or folder / "backgrounds")
-            found.backgrounds = list(image_files(behind, found.skipped))
+        kind = "alpha" if "cutout" in masks.lower() else mask_kind
+        pairs, skipped = match_pairs(found.root / photos, found.root / masks, kind)
+        if not pairs and "test" in photos.lower():
+            continue  # photos alone, as in competitions
+        if pairs and pairs[0].image == pairs[0].mask:
+            behind = find_dir(backgrounds or folder / "backgrounds")
+            found.backgrounds = list(image_files(behind, skipped))
             if not found.backgrounds:
                 raise DataError(f"no photo in {behind} to put behind the cut-outs")
-        kind = "alpha" if "cutouts" in masks else mask_kind
-        pairs, skipped = match_pairs(found.root / photos, found.root / masks, kind)
         found.sides.setdefault(side, []).extend(pairs)
         found.skipped += skipped
-    if not rows and not found.sides[""]:
+    if not any(found.sides.values()):
         seen = ", ".join(sorted(path.name for path in found.root.iterdir())[:8]) or "nothing"
+        seen += list_skipped(found.skipped, found.root)
         raise DataError(f"no photos with masks in {found.root}. {LAYOUT}. Found: {seen}")
     return found
 
 
+def find_dir(root) -> Path:
+    """The folder that a person named. Raises DataError where there is none."""
+    with suppress(FileNotFoundError):
+        if (found := find_input(root)).is_dir():
+            return found
+    raise DataError(f"no such folder: {root}. {LAYOUT}")
+
+
 def known_folders(folder: Path) -> list[tuple[str, str, str]]:
     """(side, photos, masks) by the words in the names of the folders: train/images, train_images,
-    images/train. Raises DataError for half of a divided set that has no masks."""
-    found: dict[frozenset, str] = {}
+    images/train; photos may also lie in train/ itself, or in `folder`."""
+    found, rows = {frozenset(): "."}, []
     paths = [p for p in sorted(folder.glob("*")) + sorted(folder.glob("*/*")) if p.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in paths]
     for name in sorted(names, key=lambda name: "test" in name.lower()):  # test/ where no val/ is
-        found.setdefault(frozenset(map(ROLES.get, re.split("[/_-]", name.lower()))), name)
-    rows = []
-    for side in ("train", "val", ""):
-        kinds = [frozenset({side, kind} - {""}) for kind in ("images", "masks", "cutouts")]
-        photos, masks, cutouts = map(found.get, kinds)
-        if side and photos and not (masks or cutouts):
-            raise DataError(f"{folder / photos} has no masks beside it. {LAYOUT}")
-        if (cutouts or photos and masks) and (side or not rows):
-            rows.append((side, photos or cutouts, photos and masks or cutouts))
+        found.setdefault(frozenset(map(ROLES.get, re.split("[/_ -]", name.lower()))), name)
+    for side in map(frozenset, (["train"], ["val"], [])):
+        photos, masks, cutouts = (found.get(side | {k}) for k in ("images", "masks", "cutouts"))
+        here = found.get(side)
+        if here and not photos and (side or masks or cutouts):
+            files = (folder / here).iterdir()
+            photos = here if any(p.suffix.lower() in images.SUFFIXES for p in files) else None
+        if (photos or cutouts) and (side or not rows):
+            photos = photos or cutouts
+            rows.append(("".join(side), photos, masks or cutouts or photos))
     return rows
 
 
@@ -267,7 +265,7 @@ def split_fraction(id: str, seed: int = 0) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: exact in a float, never 1.0
 
 
-def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0) -> Sides:
+def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple[list, list]:
     """(train, val) by a hash of ids. A group stays together, and adding a photo moves no other,
     except where one side would have nothing: it gets the nearest group. val_fraction = 0 leaves val
     empty. Raises DataError for a single group, ValueError for a val_fraction outside [0, 1)."""
@@ -275,31 +273,28 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0)
         raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}")
     if not pairs or not val_fraction:
         return list(pairs), []
-    places = [split_fraction(pair.group or pair.id, seed) for pair in pairs]
-    low, high = min(places), max(places)
-    if low == high:
-        name = pairs[0].group or pairs[0].id
-        raise DataError(f"all pairs are one group ('{name}'): add photos, or take val_fraction 0")
+    names = [pair.group or pair.id for pair in pairs]
+    places = {name: split_fraction(name, seed) for name in names}
+    if len(places) == 1:
+        raise DataError(f"all pairs are one group ('{names[0]}'): add photos, or --val-fraction 0")
+    low, high = min(places.values()), max(places.values())
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
-    placed = list(zip(pairs, places, strict=True))
-    return [p for p, place in placed if place >= limit], [p for p, place in placed if place < limit]
+    sides = [], []
+    for pair, name in zip(pairs, names, strict=True):
+        sides[places[name] < limit].append(pair)
+    return sides
 
 
-def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> Sides:
+def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list, list]:
     """(train, val) as the folders are divided, or by `split_pairs`. Cut-outs get backgrounds, of
-    which none is on both sides. Raises DataError where a side has nothing, where both have the same
-    ids, and for a mask that has not the shape of its photo."""
-    for skip in found.skipped:
-        if skip.kind == "shape":
-            raise DataError(f"{skip.reason}. `unetlib check` lists all such pairs")
+    which none is on both sides. Raises DataError where a side has nothing, and for the same ids."""
     for pairs in found.sides.values() if found.backgrounds else ():
-        n, m = len(pairs), len(found.backgrounds)
-        for k in range(n, min(m, 20 * n)):  # each cut-out up to 20 times
-            pairs.append(replace(pairs[k % n], id=f"{pairs[k % n].id}~{k // n}"))
-        for k, pair in enumerate(pairs):
-            behind = found.backgrounds[k % m]
-            group = pair.group or (pairs[k % n].id if n <= m else behind.name if m > 1 else "")
-            pairs[k] = replace(pair, group=group, background=behind)
+        cutouts, n, m = pairs.copy(), len(pairs), len(found.backgrounds)
+        for k in range(max(n, min(m, 20 * n))):  # each cut-out up to 20 times
+            pair, behind = cutouts[k % n], found.backgrounds[k % m]
+            group = pair.group or (pair.id if n <= m else behind.name if m > 1 else "")
+            id = f"{pair.id}~{k // n}" if k >= n else pair.id
+            pairs[k : k + 1] = [replace(pair, id=id, group=group, background=behind)]
     train, val = found.sides.get("train", []), found.sides.get("val", [])
     if len(found.sides) == 1:  # with one half only there is no division to keep
         train, val = split_pairs(*found.sides.values(), val_fraction, seed)
@@ -322,17 +317,16 @@ def same_bytes(train: Sequence[Pair], val: Sequence[Pair]) -> dict[Pair, str]:
 
 def read_manifest(path: Path) -> dict[str, dict[str, str]]:
     """id -> its row of a manifest.csv, whatever separates its columns; empty without such a file.
-    Raises DataError for other columns than COLUMNS, and for a file that is no table."""
+    Raises DataError for other columns than COLUMNS, ValueError for a file that is no text."""
     if not path.is_file():
         return {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no table in UTF-8: {error}") from error
-    separator = max(",;\t|", key=lines[0].count) if lines else ","
-    table = csv.DictReader(lines, delimiter=separator, restval="")
-    columns = table.fieldnames or []
+    lines = read_text(path).splitlines()
+    lines = [line for line in lines if line.strip() and line[:4].lower() != "sep="] or [""]
+    separator = max(",;\t|", key=lines[0].count)
+    head, *rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    columns = [IDS.sub("id", name.strip().casefold()) for name in head]
     if "id" not in columns or not set(columns) <= {*COLUMNS}:
-        names, known = ", ".join(columns) or "none", ", ".join(COLUMNS)
+        names, known = ", ".join(head) or "none", ", ".join(COLUMNS)
         raise DataError(f"{path} has the columns {names}: id is needed, known are {known}")
-    return {row["id"]: row for row in table}
+    table = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if row]
+    return {unicodedata.normalize("NFC", row.get("id", "")): row for row in table}

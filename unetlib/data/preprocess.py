@@ -26,13 +26,11 @@ class Preprocess:
     keep_shape: bool = False
 
     def __post_init__(self):
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        object.__setattr__(self, "size", tuple(map(int, size)))
-        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
-        object.__setattr__(self, "std", tuple(map(float, self.std)))
-        lengths = len(self.size), len(self.mean), len(self.std)
-        if lengths != (2, 3, 3) or min(*self.size, *self.std) <= 0:
-            raise ValueError(f"size is (H, W), mean and std are 3 numbers, std above 0: {self}")
+        for name, kind, length in (("size", int, 2), ("mean", float, 3), ("std", float, 3)):
+            values = np.broadcast_to(getattr(self, name), length)
+            object.__setattr__(self, name, tuple(map(kind, values)))
+        if min(*self.size, *self.std) <= 0:
+            raise ValueError(f"size and std are above 0, not {self}")
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) that a photo of this size is resized to."""
@@ -46,10 +44,6 @@ class Preprocess:
         """Plain lists and numbers, for a checkpoint or JSON."""
         return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
 
-    @classmethod
-    def from_dict(cls, values: dict) -> Preprocess:
-        return cls(**values)
-
 
 def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size).
@@ -57,10 +51,9 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     Resized by Lanczos' filter, as other background removers do; large photos are reduced first."""
     if rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
         raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
-    height, width = preprocess.size
-    photo, how = Image.fromarray(rgb), Image.Resampling.LANCZOS
-    rgb = np.asarray(photo.resize((width, height), how, reducing_gap=2.0))
-    out = np.empty((3, height, width), np.float32)
+    photo, size, how = Image.fromarray(rgb), preprocess.size, Image.Resampling.LANCZOS
+    rgb = np.asarray(photo.resize(size[::-1], how, reducing_gap=2.0))
+    out = np.empty((3, *size), np.float32)
     brightest = max(int(rgb.max()), 1) if preprocess.divide_by_max else 255
     for i, plane in enumerate(cv2.split(rgb)):  # 5x faster than (H, W, 3)
         np.multiply(plane, np.float32(1 / (brightest * preprocess.std[i])), out=out[i])
