@@ -29,14 +29,15 @@ from unetlib.paths import find_input, read_text, write_whole
 RUBRIC = Path(__file__).with_name("rubric.yaml")
 KINDS = ("notebook", "exercise", "file", "metric")
 KEYS = ("title", "points", "at_least", "at_most", "at_least_bytes", "partial")
-SETTINGS = {"source": "synthetic", "source_root": "", "count": 800, "image_size": 96, "seed": 0}
+SETTINGS = {"count": 800, "image_size": 96, "seed": 0}  # of the drawings
 TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
 UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
 START = 60  # seconds in which a notebook's Python starts, on a slow machine
 ABOVE_0 = click.FloatRange(0, min_open=True)
-IMPORT = """import importlib, unetlib.exercise  # whatever a cell did to it
+IMPORT = """import importlib  # whatever a cell did to the checks
+import unetlib.checks, unetlib.exercise
 importlib.reload(unetlib.exercise)
-from unetlib.exercise import exercise
+checks = importlib.reload(unetlib.checks)
 """
 
 
@@ -168,9 +169,9 @@ class Grader:
             raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
         asked = SETTINGS | (run.declared_parameters(notebook) if notebook else {})
         asked |= run.PRESETS.get(about.get("preset"), {}) | about.get("parameters", {})
-        if asked["source_root"] or asked["source"] != "synthetic":
+        if claimed.get("source") != "synthetic":
             raise ValueError("the scores are of photos that cannot be drawn again")
-        photos = {key: asked[key] for key in SETTINGS} | {"data_dir": f"{place}/photos"}
+        photos = [f"{place}/photos", *(asked[key] for key in SETTINGS)]
         job = {"photos": photos, "threshold": claimed.get("threshold", 0.5)}
         file, network = place / "job.json", handed_in / "checkpoints" / "best_model.pth"
         file.write_text(json.dumps(job | {"network": str(network)}))
@@ -267,8 +268,7 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
     ran = sum(bool(cell.execution_count) and n not in errors for n, cell in cells.items())
     first = [f"cell {n}: {error.ename}: {error.evalue}" for n, error in errors.items()][:1]
     problem = "; ".join(filter(None, [*first, stopped]))
-    own = [c for c in code_cells(original) if "solution" not in c.metadata.get("tags", [])]
-    count = max(len(cells), len(own), 1)
+    count = max(len(cells), len(code_cells(original)), 1)
     said, hints = run.verdicts(notebook), {}
     for name in checks(original):
         verdict = said.get(name, {"hint": f"its check did not run. {problem}"})
@@ -279,12 +279,12 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
 def measure_checkpoint(path: str, _: str) -> None:
     """In a process of its own: put into a file what the network that it names reaches on the
     validation photos that it names."""
-    from unetlib.data.sources import open_settings
+    from unetlib.data.sources import open_dataset
     from unetlib.evaluate import measure
     from unetlib.predict import Predictor
 
     job = json.loads(Path(path).read_text())
-    photos = open_settings(**job["photos"]).val
+    photos = open_dataset(*job["photos"]).val
     found = measure(Predictor(job["network"]), photos, job["threshold"])
     means = found.summary(resamples=1)["mean"].to_dict() | {"photos": float(len(found.table))}
     Path(path).write_text(json.dumps(means))

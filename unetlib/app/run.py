@@ -29,9 +29,8 @@ from unetlib.paths import find_input, project_root, read_text, resolve, write_wh
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
-SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "batch_size": 8, "baseline_images": 6}
-SMOKE |= {"data_dir": "outputs/smoke"}  # tiny photos stay out of data/
-FULL = {"image_size": 320, "count": 6000, "epochs": 60, "model": "unet", "augment": "strong"}
+SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "steps": 10, "data_dir": "outputs/smoke"}
+FULL = {"image_size": 256, "count": 6000, "epochs": 60}
 LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 PRESETS = {"smoke": SMOKE, "quick": {}, "full": FULL}
 
@@ -54,11 +53,11 @@ def write_record(folder: Path, record: dict) -> None:
     write_whole(folder / "metrics.json", json.dumps(record, indent=2).encode())
 
 
-def find_notebooks() -> list[Path]:
+def find_notebooks(appendix: bool = False) -> list[Path]:
     """The course's notebooks in order: those below project_root(), else those of the checkout."""
     for place in (project_root(), Path(unetlib.__file__).parents[1]):
         if found := sorted(place.glob("notebooks/[0-9][0-9]_*.ipynb")):
-            return found
+            return found + sorted(place.glob("notebooks/appendix/*.ipynb")) * appendix
     raise ValueError(f"no notebooks (01_….ipynb) in {place}: run this in a checkout")
 
 
@@ -96,7 +95,7 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
             checked[name] = kind(text)
         except click.BadParameter as error:
             raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
-        if name in ("source_root", "photo", "init_from") and text:
+        if name == "photo" or (name == "data_dir" and Path(text).expanduser().is_dir()):
             checked[name] = str(find_input(text))
     return checked
 
@@ -236,16 +235,17 @@ def verdicts(notebook) -> dict[str, dict]:
 )
 @click.option("--only", multiple=True, metavar="NOTEBOOK", help="Only this one. Repeatable.")
 @click.option("--from", "start", metavar="NOTEBOOK", help="From this one on, e.g. 04.")
+@click.option("--appendix", is_flag=True, help="The four notebooks of the appendix, too.")
 @click.option("--timeout", type=click.FloatRange(1), metavar="SECONDS", help="For each cell.")
 @click.option("--list", "listing", is_flag=True, help="Show notebooks and parameters, run nothing.")
-def run(preset, name, parameters, only, start, timeout, listing) -> None:
+def run(preset, name, parameters, only, start, appendix, timeout, listing) -> None:
     """Execute the six notebooks into outputs/runs/NAME and write report.html there.
 
     PRESET is quick (default, the notebooks as they stand), smoke (does everything run? the scores
     mean nothing) or full (for a GPU and real photos). --only and --from go on with the newest run,
     or with the one called --name. The exit code is 1 when a notebook failed.
     """
-    notebooks = find_notebooks()
+    notebooks = find_notebooks(appendix)
     declared = {path: declared_parameters(path) for path in notebooks}
     if listing:
         for path, defaults in declared.items():

@@ -22,10 +22,10 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from unetlib.data.images import SUFFIXES
-from unetlib.data.pairs import DataError, Source, divide, find_folder, split_fraction
+from unetlib.data.pairs import DataError, split_fraction
 from unetlib.data.synthetic import backgrounds, figures
 from unetlib.data.synthetic.drawing import Pen, mix, path
-from unetlib.paths import resolve, whole, write_whole
+from unetlib.paths import whole, write_whole
 
 TAGS = {"hair": 0.34, "transparency": 0.28, "reflection": 0.32, "texture": 0.42}  # how often
 PALETTE = (  # skin and hair; then a dark, a middle and a light colour for clothes
@@ -177,19 +177,6 @@ def write_synthetic(
         rows.append(f"{mask.stem},synthetic,{mask.parent.parent.name},{tags},{share}")
     write_whole(root / "manifest.csv", "\n".join([*rows, ""]).encode())
     return root
-
-
-def open_dataset(folder, count: int = 800, size: int = 96, seed: int = 0) -> Source:
-    """The train and val pairs of a folder: the photos that are in it, see `find_folder`; where
-    there are none, or drawings of an earlier call, `count` drawings. Raises DataError."""
-    root = resolve(folder)
-    own = root.is_dir() and any(root.rglob("*.*")) and not (root / "synthetic.json").is_file()
-    if not own:
-        write_synthetic(root, count, size, seed)
-    found = find_folder(root)
-    train, val = divide(found, seed=seed)
-    name = "folder" if own else "synthetic"
-    return Source(name, found.root, tuple(train), tuple(val), tuple(found.skipped))
 
 
 def remove_stale(root: Path, wanted: set[Path], settings: str) -> None:
