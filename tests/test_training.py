@@ -13,13 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from unetlib.checkpoint import load_checkpoint
 from unetlib.config import TrainConfig
 from unetlib.data.preprocess import Preprocess
-from unetlib.errors import CheckpointError, TrainingError
+from unetlib.errors import TrainingError
 from unetlib.losses import build_loss
 from unetlib.models import build_model
 from unetlib.training import (
     build_optimizer,
     build_schedule,
-    choose_precision,
     fit,
     seed_everything,
 )
@@ -183,12 +182,12 @@ def test_other_errors(tmp_path):
     with pytest.raises(TrainingError, match="yields no batch"):
         train(model(), (DataLoader(discs(3), batch_size=8, drop_last=True), None), config)
     with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
-        choose_precision("float16", torch.device("cpu"))
+        train(model(), loaders(8), TrainConfig(precision="float16"))
     no_preprocess = DataLoader(TensorDataset(*discs(2).tensors))
     with pytest.raises(ValueError, match="preprocess"):
-        train(model(), (no_preprocess, None), config, out_dir="somewhere")
+        train(model(), (no_preprocess, None), config, out_dir=tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="could not write"):
+    with pytest.raises(NotADirectoryError, match="file/x"):
         train(model(), loaders(8), config, out_dir=tmp_path / "file" / "x")
 
 
