@@ -57,9 +57,11 @@ def test_item_against_the_files(source):
 
 
 def test_the_cache_changes_nothing_and_decodes_once(source):
-    ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache="memory").preload()
-    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache="none")
-    assert ds.cached and not reference.cached
+    ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3)
+    for index in range(len(ds)):
+        ds.arrays(index)
+    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3)
+    reference.cached = False
     keys = [(0, 0), (0, 1), (5, 0), (5, 0, 1)]
     expected = [reference[key] for key in keys]
     before = ds.arrays(0)[0].copy()
@@ -74,11 +76,9 @@ def test_the_cache_changes_nothing_and_decodes_once(source):
         reference[0]
 
 
-def test_auto_cache_has_a_limit(source):
+def test_the_cache_has_a_limit(source):
     assert PairDataset(source.train, Preprocess(64)).cached
-    assert not PairDataset(source.train * 80, Preprocess(512)).cached  # 1.4 GB
-    with pytest.raises(ValueError, match="cache: 'disk' is not one of"):
-        PairDataset(source.train, Preprocess(SIZE), cache="disk")
+    assert not PairDataset(source.train * 160, Preprocess(512)).cached  # 2.7 GB
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(source):
@@ -93,10 +93,12 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(source):
     assert not torch.equal(item(1, 2), item(2, 2))
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
-def test_same_batches_for_any_number_of_workers(source, cache):
+@pytest.mark.parametrize("cached", [True, False])
+def test_same_batches_for_any_number_of_workers(source, cached, monkeypatch):
     alone, val = make_loaders(source, SIZE, 4, "strong", seed=7, workers=0)
-    many, val_many = make_loaders(source, SIZE, 4, "strong", seed=7, workers=2, cache=cache)
+    if not cached:
+        monkeypatch.setattr("unetlib.data.dataset.MEMORY_BYTES", 0)
+    many, val_many = make_loaders(source, SIZE, 4, "strong", seed=7, workers=2)
     first = batches(alone, 0)
     assert same(first, batches(many, 0))
     second = batches(alone)  # each pass is the next epoch
@@ -137,15 +139,11 @@ def test_the_last_batch(source, make_pairs, tmp_path):
     assert val is None
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_damaged_after_opening_is_named(source, workers):
+def test_a_file_damaged_after_opening_is_named_before_training_starts(source):
     victim = source.train[3].image
     victim.write_bytes(victim.read_bytes()[:300])
     with pytest.raises(ImageError, match=victim.name):
-        make_loaders(source, SIZE, 4, workers=workers)  # cached: before training starts
-    train, _ = make_loaders(source, SIZE, 4, workers=workers, cache="none")
-    with pytest.raises(ImageError, match=victim.name):
-        list(train)
+        make_loaders(source, SIZE, 4, workers=2)
 
 
 def test_bad_arguments(source):

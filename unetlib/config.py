@@ -10,7 +10,6 @@ from math import inf
 
 from click import BOOL, BadParameter, Choice, FloatRange, IntRange, ParamType
 
-CACHES = Choice(("auto", "memory", "none"))
 PRESETS = Choice(("none", "light", "standard", "strong"))
 PRECISIONS = Choice(("auto", "float32", "bfloat16", "float16"))
 EXPORTED = ("float32", "float16", "int8")  # precisions of an exported file
@@ -28,12 +27,9 @@ def setting(default, kind: ParamType, help: str):
 def check(name: str, value, kind: ParamType):
     """The value in its type. Raises ValueError, which begins with the name, for one that is not."""
     try:
-        found = kind(str(value))
+        return kind(str(value))
     except BadParameter as error:
         raise ValueError(f"{name}: {error.message}") from error
-    if found != found:
-        raise ValueError(f"{name}: nan is no number")
-    return found
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,18 @@ import logging
 import math
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
@@ -36,7 +35,6 @@ from tqdm import tqdm
 from unetlib import checkpoint
 from unetlib.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from unetlib.config import TrainConfig
-from unetlib.data.preprocess import Preprocess
 from unetlib.device import choose_device
 from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
@@ -101,7 +99,6 @@ def fit(
     resume: bool = False,
     on_epoch: Iterable[Callable[[int, nn.Module, dict], None]] = (),
     device: str = "auto",
-    preprocess: Preprocess | None = None,
     extra: dict | None = None,
     tracking: str = "none",
     progress: bool = True,
@@ -121,7 +118,7 @@ def fit(
             CPU it ends bit for bit the same.
         on_epoch: called in the first process as f(epoch, model, row) after each epoch, and as
             f(0, model, {}) before a run that starts anew.
-        preprocess, extra: kept in the checkpoints; the training set's own, and plain values.
+        extra: plain values that are kept in the checkpoints.
         tracking: "tensorboard" or "wandb" records curves and settings beside out_dir.
         save_seconds: how much work within an epoch a kill may cost.
 
@@ -132,10 +129,10 @@ def fit(
     """
     config, loss = config or TrainConfig(), loss or build_loss("bce_dice")
     dataset = getattr(train_loader, "dataset", ())
-    preprocess = preprocess or getattr(dataset, "preprocess", None)
+    preprocess = getattr(dataset, "preprocess", None)
     folder = Path(out_dir) if out_dir is not None else None
     if folder and preprocess is None:
-        raise ValueError("a checkpoint needs preprocess=..., since the loader's dataset has none")
+        raise ValueError("a checkpoint needs the training set's `preprocess`, and it has none")
     if init_from:
         load_weights(model, load_checkpoint(init_from).model.state_dict(), init_from)
     seed_everything(config.seed)
@@ -163,8 +160,8 @@ def fit(
     model.to(accelerator.device, memory_format=layout)
     if world > 1 and chosen.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    parallel = DistributedDataParallel(model) if world > 1 else model
-    network = torch.compile(parallel) if config.compile else parallel
+    network = DistributedDataParallel(model) if world > 1 else model
+    network = torch.compile(network) if config.compile else network
 
     def average(averaged: list, current: list, n: torch.Tensor) -> None:
         # rises to config.ema, or early steps would be dominated by random weights
@@ -181,7 +178,7 @@ def fit(
     run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=0, sums={})
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
-    photos = str(getattr(dataset, "identity", "")).encode(errors="replace")
+    photos = getattr(dataset, "identity", "").encode(errors="replace")
     identity = asdict(config) | {
         "model": str(getattr(model, "spec", type(model).__name__)),
         "photos": f"{len(dataset)} (checksum {zlib.crc32(photos):08x})",
@@ -199,7 +196,9 @@ def fit(
     def load_state() -> None:
         content = checkpoint.read_file(folder / STATE)
         if other := dict(identity.items() - content["identity"].items()):
-            raise CheckpointError(f"{folder / STATE} is of a training with another {min(other)}")
+            how = "go on with its settings, or start anew without resume (--no-resume)"
+            text = f"{folder} has a training with another {min(other)} that was cut off"
+            raise CheckpointError(f"{text}: {how}")
         for name, state in content["parts"].items():
             parts[name].load_state_dict(state)
         vars(run).update(content["progress"])
@@ -217,20 +216,14 @@ def fit(
         if folder and main:
             stack.enter_context(only_writer(folder))
         if folder and resume and (folder / STATE).is_file():
-            try:
-                load_state()
-            except CheckpointError as error:
-                warnings.warn(f"{error}. Starting anew.", stacklevel=2)
+            load_state()
         if not main:  # only the first process writes
             folder, on_epoch, progress = None, (), False
         for callback in () if run.history or run.batches else on_epoch:
             callback(0, kept.eval(), {})
         if tracking != "none":  # TensorBoard hides what comes again of an earlier run's curves
-            how = {"tensorboard": {"purge_step": len(run.history) + 1}}
-            accelerator.init_trackers("unetlib", identity, how)
-        bar = stack.enter_context(tqdm(unit="batch", disable=not progress))
-        bar.reset(config.epochs * steps)
-        bar.update(len(run.history) * steps + run.batches)
+            how = {"purge_step": len(run.history) + 1}
+            accelerator.init_trackers("unetlib", identity, {"tensorboard": how})
         saved = time.monotonic()
         while not (stopped := _ended(run.history, config)):
             epoch = len(run.history) + 1
@@ -239,18 +232,19 @@ def fit(
             model.train()
             run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
             rest = accelerator.skip_first_batches(train, run.batches) if run.batches else train
+            bar = tqdm(
+                rest, f"epoch {epoch}/{config.epochs}", mininterval=0.5, disable=not progress
+            )
             before, waited = run.sums.get("images", 0), 0.0
             start = asked = time.perf_counter()
-            for number, batch in enumerate(rest, run.batches):
+            for number, batch in enumerate(stack.enter_context(bar), run.batches):
                 waited += time.perf_counter() - asked
                 # the last group of batches in an epoch may be smaller
                 group = min(config.accumulate, steps - number + number % config.accumulate)
                 complete = number % config.accumulate == group - 1
                 torch.manual_seed(hash((config.seed, epoch, number, accelerator.process_index)))
-                # while gradients are only added up, processes need not talk
-                with nullcontext() if complete else accelerator.no_sync(parallel):
-                    terms = forward(network, batch)[2]
-                    accelerator.backward(terms["loss"] / group)
+                terms = forward(network, batch)[2]
+                accelerator.backward(terms["loss"] / group)
                 if complete:
                     if config.clip:
                         accelerator.clip_grad_norm_(model.parameters(), config.clip)
@@ -266,8 +260,7 @@ def fit(
                 if not math.isfinite(mean):
                     where = f"epoch {epoch}, batch {number + 1}, lr {config.lr:g}"
                     raise TrainingError(f"the loss is no longer a finite number ({where})")
-                bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, loss {mean:.3f}", False)
-                bar.update()
+                bar.set_postfix_str(f"loss {mean:.3f}", False)
                 if complete and time.monotonic() - saved > save_seconds:
                     save_state()
                     saved = time.monotonic()
@@ -280,14 +273,12 @@ def fit(
             if val is not None:  # the whole set, whichever process saw which photo
                 kept.eval()
                 sums: dict[str, float] = {}
-                for buffer in kept.buffers() if world > 1 else ():  # batch norms saw other photos
-                    dist.broadcast(buffer, 0)
                 with torch.inference_mode():
                     for batch in val:
                         logits, target, terms = forward(kept, batch)
                         c = count((logits > 0).cpu(), (target >= 0.5).cpu())  # 0: probability 0.5
-                        terms |= {"iou": c.iou().mean(), "dice": c.dice().mean()}
-                        _add(sums, terms | {"accuracy": c.accuracy().mean()}, len(target))
+                        scores = {"iou": c.iou(), "dice": c.dice(), "accuracy": c.accuracy()}
+                        _add(sums, terms | scores, len(target))
                 row |= _means("val", sums)
             if config.schedule == "plateau":
                 schedule.step(_score(row))
@@ -320,8 +311,8 @@ def fit(
         raise TrainingError(f"a process that loads photos failed: {cause}. {how}") from error
     finally:
         stack.close()
-    for tracker in accelerator.trackers:
-        tracker.finish()
+        for tracker in accelerator.trackers:
+            tracker.finish()
     model.load_state_dict(kept.state_dict())
     model.eval()
     accelerator.wait_for_everyone()
@@ -336,18 +327,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     (https://arxiv.org/abs/1711.05101), as an L2 penalty in Adam and SGD. With `encoder_lr` the
     parameters of the network's `encoder` are groups of their own.
     """
-    found: dict[tuple[float, float], list] = {}
+    groups: dict[tuple[float, float], list] = {}
     for name, p in model.named_parameters():
         lr = config.lr * (config.encoder_lr if name.startswith("encoder.") else 1.0)
-        if p.requires_grad:
-            found.setdefault((lr, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    groups = [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in found.items()]
-    fused = {p.device.type for p in model.parameters()} <= {"cpu", "cuda"}  # one kernel for all
-    if config.optimizer == "sgd":
-        how = {"momentum": config.momentum, "nesterov": config.momentum > 0}
-        return torch.optim.SGD(groups, fused=fused, **how)
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return make(groups, fused=fused)
+        groups.setdefault((lr, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    make = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=config.momentum > 0),
+    }[config.optimizer]
+    found = [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in groups.items()]
+    return make(found, fused=p.device.type in ("cpu", "cuda"))  # one kernel for all
 
 
 def build_schedule(
@@ -391,10 +381,10 @@ def mixed_precision(name: str, device: torch.device) -> str:
         raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
     if name == "auto" and device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        name = "bfloat16" if native else "float16"
-    elif name == "auto" and device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        name = "bfloat16" if native else "float32"
+        return "bf16" if native else "fp16"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if name == "auto" and device.type == "cpu" and native:
+        return "bf16"
     return {"bfloat16": "bf16", "float16": "fp16"}.get(name, "no")
 
 
@@ -429,7 +419,7 @@ def _share(accelerator, batches: Iterable, even: bool) -> DataLoader:
 def _add(sums: dict, means: dict, images: int) -> None:
     """Add a batch's means, times its number of images, to the sums."""
     for name, value in {"images": np.float64(1), **means}.items():
-        sums[name] = sums.get(name, 0.0) + value.item() * images
+        sums[name] = sums.get(name, 0.0) + value.mean().item() * images
 
 
 def _means(phase: str, sums: dict) -> dict[str, float]:

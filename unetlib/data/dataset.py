@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import os
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -16,16 +15,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
+from tqdm import trange
 
-from unetlib.config import CACHES, check
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import load_cutout, load_image, resize
 from unetlib.data.pairs import DataError, Pair, Source, load_pair
 from unetlib.data.preprocess import Preprocess, to_tensor
 from unetlib.matting import composite, fit_cover
 
-MEMORY_BYTES = 1_000_000_000  # cache "auto" keeps so much: 3800 photos of 256 x 256
+MEMORY_BYTES = 2_000_000_000  # so much is kept decoded: 7600 photos of 256 x 256
 PASTED = 0.5  # how many samples of "strong" get another photo's figure pasted in
 
 
@@ -34,24 +32,17 @@ class PairDataset(Dataset):
     [0, 1]. Random numbers depend on (seed, epoch, i, ...) alone: a photo that comes several times
     in an epoch as (epoch, i, 1), (epoch, i, 2), ... looks different each time.
 
-    With augmentation, cut-outs are laid over any of the backgrounds. `cache` keeps decoded pairs:
-    "memory", "none", or "auto", which is "memory" up to MEMORY_BYTES. Raises ImageError for a file
-    that cannot be decoded.
+    With augmentation, cut-outs are laid over any of the backgrounds. A set that fits into
+    MEMORY_BYTES is decoded once. Raises ImageError for a file that cannot be decoded.
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        preprocess: Preprocess,
-        augment: str = "none",
-        seed: int = 0,
-        cache: str = "auto",
+        self, pairs: Sequence[Pair], preprocess: Preprocess, augment: str = "none", seed: int = 0
     ):
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
-        fits = len(self.pairs) * preprocess.size[0] * preprocess.size[1] * 4 <= MEMORY_BYTES
-        self.cached = check("cache", cache, CACHES) == "memory" or (cache == "auto" and fits)
-        self._kept: dict[tuple[str, Path, Path | None], np.ndarray] = {}
+        self.cached = len(self.pairs) * math.prod(preprocess.size) * 4 <= MEMORY_BYTES
+        self._kept: dict[tuple, np.ndarray] = {}
         self._transform = build_augmentation(augment, preprocess.size)
         self._backgrounds = sorted({pair.background for pair in self.pairs if pair.background})
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
@@ -86,32 +77,22 @@ class PairDataset(Dataset):
     def arrays(self, index: int, background: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
         pair = self.pairs[index]
-        photo = self._decoded(_key(pair))
+        photo = self._decoded(pair, pair.image)
         if pair.background is None:
             return np.ascontiguousarray(photo[..., :3]), photo[..., 3]
-        behind = self._decoded(("background", background or pair.background, None))
-        return composite(photo, behind), photo[..., 3]
+        return composite(photo, self._decoded(pair, background or pair.background)), photo[..., 3]
 
-    def preload(self) -> PairDataset:
-        """Fills the cache now, in threads, so that workers share it and a damaged file is named
-        before training starts and not within it."""
-        keys = [*map(_key, self.pairs), *(("background", p, None) for p in self._backgrounds)]
-        if self.cached:
-            decoded = _decoders(os.getpid()).map(self._decoded, keys)
-            list(tqdm(decoded, "decoding photos", len(keys), delay=1, leave=False))
-        return self
-
-    def _decoded(self, key: tuple[str, Path, Path | None]) -> np.ndarray:
+    def _decoded(self, pair: Pair, path: Path) -> np.ndarray:
         """uint8 (H, W, 4): a photo with its mask, or a cut-out alone; (H, W, 3): a background."""
-        if key in self._kept:
+        size, near = self.preprocess.size, 4 * max(self.preprocess.size)
+        if (key := (path, path == pair.image and pair.mask)) in self._kept:
             return self._kept[key]
-        (kind, path, mask), size = key, self.preprocess.size
-        if kind == "background":  # its middle, which has the photo's shape
-            found = fit_cover(np.asarray(load_image(path, 4 * max(size))), *size)
-        elif kind == "cut-out":
+        if path != pair.image:  # its middle, which has the photo's shape
+            found = fit_cover(np.asarray(load_image(path, near)), *size)
+        elif pair.background:
             found = load_cutout(path, size)
         else:
-            image, matte = load_pair(Pair("", path, mask, mask_kind=kind), 4 * max(size))
+            image, matte = load_pair(pair, near)
             alpha = np.rint(resize(matte, size) * 255).astype(np.uint8)
             found = np.dstack([resize(image, size), alpha])
         if self.cached:
@@ -125,18 +106,6 @@ class PairDataset(Dataset):
         image, mask = self.arrays(index, background)
         both = self._transform(image=image, mask=mask)
         return both["image"], both["mask"]
-
-
-def _key(pair: Pair) -> tuple[str, Path, Path | None]:
-    """What is decoded of a pair, whatever is behind it."""
-    return "cut-out" if pair.background else pair.mask_kind, pair.image, pair.mask
-
-
-@functools.cache
-def _decoders(_process: int) -> ThreadPoolExecutor:
-    """Threads that decode, a set for each process. They are kept: one that is just ending may hold
-    a lock of OpenCV's, and a worker forked at that moment would wait for it for ever."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
 class EpochSampler(Sampler):
@@ -173,27 +142,25 @@ def make_loaders(
     augment: str = "light",
     seed: int = 0,
     workers: int = -1,
-    cache: str = "auto",
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
     None without val pairs.
 
     The last train batch is dropped when it is not full (one image alone would upset batch norm),
-    unless it is the only one. `workers`: processes that load; -1: as many as pay. They and `cache`,
-    see PairDataset, change no batch. Raises DataError where no mask shows anything.
+    unless it is the only one. `workers`: processes that load; -1: as many as pay. They change no
+    batch. Raises DataError where no mask shows anything.
     """
     cv2.setNumThreads(0)  # a forked OpenCV thread pool can hang; photos are decoded side by side
     gpu = torch.cuda.is_available()
 
     def load(pairs: Sequence[Pair], train: bool) -> DataLoader:
-        how = (augment if train else "none", seed, cache)
-        dataset = PairDataset(pairs, Preprocess(size), *how).preload()
-        if train:
-            _refuse_empty(dataset, source)
-        processes = workers
-        if workers < 0:  # starting them costs too much where they are not forked
-            pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
-            processes = min(os.cpu_count() or 1, 8) if pays else 0
+        dataset = PairDataset(pairs, Preprocess(size), augment if train else "none", seed)
+        # into the cache now: workers share it, and a damaged file is named before training starts
+        for n in trange(len(pairs) if dataset.cached else 0, desc="decoding", delay=1, leave=False):
+            dataset.arrays(n)
+        # starting workers costs too much where they are not forked
+        pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
+        processes = workers if workers >= 0 else min(os.cpu_count() or 1, 8) * pays
         return DataLoader(
             dataset,
             batch_size,
@@ -204,7 +171,9 @@ def make_loaders(
             persistent_workers=processes > 0,
         )
 
-    return load(source.train, True), load(source.val, False) if source.val else None
+    train = load(source.train, True)
+    _refuse_empty(train.dataset, source)
+    return train, load(source.val, False) if source.val else None
 
 
 def _refuse_empty(dataset: PairDataset, source: Source) -> None:
