@@ -7,7 +7,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from unetlib.data.augment import PRESETS, build_augmentation, paste
+from unetlib.config import PRESETS
+from unetlib.data.augment import build_augmentation, paste
 
 
 def seeded(compose, seed: int):
@@ -68,7 +69,7 @@ def test_nothing_black_comes_in_at_the_border():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="augment: 'heavy' is not one of 'none', 'light'"):
+    with pytest.raises(ValueError, match="'heavy' is not one of none, light, standard, strong"):
         build_augmentation("heavy", (64, 64))
 
 

@@ -270,7 +270,7 @@ def test_split_shares_and_small_sets():
     assert ids(train) == ids(pairs) - ids(val)
     assert split_pairs(pairs, 0) == (pairs, [])
     assert all(split_pairs(fake("ab"), 1e-9)) and all(split_pairs(fake("ab"), 0.999))
-    with pytest.raises(DataError, match=r"one group \('a'\).*val_fraction 0"):
+    with pytest.raises(DataError, match=r"one group \('a'\).*--val-fraction 0"):
         split_pairs(fake("a"), 0.2)
     with pytest.raises(ValueError, match="val_fraction"):
         split_pairs(fake("ab"), 1)

@@ -131,6 +131,22 @@ def test_the_same_command_goes_on_with_what_was_cut_off(place):
     assert not [name for name in outputs(place) if "model-" in name]  # nothing to keep
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_second_training_in_the_folder_is_refused_and_a_killed_one_is_in_nobodys_way(place):
+    first = begin(*TINY, *BARE, "--epochs", "10000")
+    while not (place / "root/outputs/checkpoints/training_state.pth").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = begin(*TINY, *BARE, "--lr", "0.1", "--no-resume")
+    said = second.communicate(timeout=100)[1].splitlines()[-1]
+    assert second.returncode == 1 and f"process {first.pid}, since 20" in said, said
+    assert "outputs/checkpoints" in said and "another folder" in said
+    first.kill()
+    first.communicate()
+    assert call(*TINY, *BARE, "--no-resume") == 0
+    assert not (place / "root/outputs/checkpoints/.training.lock").exists()
+
+
 BAD = {
     "model": (["--model", "unet_smal"], 2, ["'unet_smal'", *MODELS, "Did you mean 'unet_small'?"]),
     "source": (["--source", "foldr"], 2, ["'foldr'", "pennfudan", "Did you mean 'folder'?"]),
@@ -212,7 +228,6 @@ def test_help_fits_a_terminal_and_names_every_setting():
     [
         ("epochs", 0),
         ("epochs", True),
-        ("lr", float("nan")),
         ("lr", float("inf")),
         ("lr", 0),
         ("ema", 1.0),

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -189,6 +190,20 @@ def test_other_errors(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NotADirectoryError, match="file/x"):
         train(model(), loaders(8), config, out_dir=tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("failure", ["OSError: photo.jpg", "DataLoader worker"])
+def test_a_failing_process_that_loads_photos_is_one_line_with_what_to_do(failure):
+    class Broken(TensorDataset):
+        def __getitem__(self, index):
+            if "worker" in failure:
+                signal.raise_signal(signal.SIGKILL)
+            raise OSError("photo.jpg: no space left on device")
+
+    loader = DataLoader(Broken(*discs(8).tensors), 4, num_workers=1)
+    with pytest.raises(TrainingError, match=f"{failure}.* --workers 0") as caught:
+        train(model(), (loader, None), TrainConfig())
+    assert "\n" not in str(caught.value)
 
 
 def test_accumulated_batches_are_one_large_batch():

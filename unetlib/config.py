@@ -24,14 +24,6 @@ def setting(default, kind: ParamType, help: str):
     return field(default=default, metadata={"kind": kind, "help": help})
 
 
-def check(name: str, value, kind: ParamType):
-    """The value in its type. Raises ValueError, which begins with the name, for one that is not."""
-    try:
-        return kind(str(value))
-    except BadParameter as error:
-        raise ValueError(f"{name}: {error.message}") from error
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. The defaults suit the course's synthetic set on a laptop.
@@ -63,5 +55,8 @@ class TrainConfig:
 
     def __post_init__(self):
         for f in fields(self):
-            value = check(f.name, getattr(self, f.name), f.metadata["kind"])
+            try:
+                value = f.metadata["kind"](str(getattr(self, f.name)))
+            except BadParameter as error:
+                raise ValueError(f"{f.name}: {error.message}") from error
             object.__setattr__(self, f.name, value)

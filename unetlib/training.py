@@ -193,16 +193,6 @@ def fit(
             content = {"identity": identity, "parts": states, "progress": vars(run)}
             checkpoint.write_file(folder / STATE, content)
 
-    def load_state() -> None:
-        content = checkpoint.read_file(folder / STATE)
-        if other := dict(identity.items() - content["identity"].items()):
-            how = "go on with its settings, or start anew without resume (--no-resume)"
-            text = f"{folder} has a training with another {min(other)} that was cut off"
-            raise CheckpointError(f"{text}: {how}")
-        for name, state in content["parts"].items():
-            parts[name].load_state_dict(state)
-        vars(run).update(content["progress"])
-
     def forward(network: nn.Module, batch) -> tuple:
         """Logits (a dict of them while a U²-Net trains), target, {"loss": ..., "dice_loss": ...}"""
         images = batch[0].to(accelerator.device, memory_format=layout)
@@ -216,7 +206,14 @@ def fit(
         if folder and main:
             stack.enter_context(only_writer(folder))
         if folder and resume and (folder / STATE).is_file():
-            load_state()
+            content = checkpoint.read_file(folder / STATE)
+            if other := dict(identity.items() - content["identity"].items()):
+                how = "take its settings to go on, or start anew without resume (--no-resume)"
+                text = f"{folder} has a training with another {min(other)} that was cut off"
+                raise CheckpointError(f"{text}: {how}")
+            for name, state in content["parts"].items():
+                parts[name].load_state_dict(state)
+            vars(run).update(content["progress"])
         if not main:  # only the first process writes
             folder, on_epoch, progress = None, (), False
         for callback in () if run.history or run.batches else on_epoch:
@@ -377,14 +374,13 @@ def build_schedule(
 def mixed_precision(name: str, device: torch.device) -> str:
     """Accelerate's name of the type to compute in; weights stay float32. "auto": bfloat16 where the
     hardware has it, float16 on older NVIDIA GPUs, else float32. ValueError: float16 on a CPU."""
+    if name == "auto" and device.type == "cuda":
+        name = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    elif name == "auto" and device.type == "cpu":
+        amx = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        name = "bfloat16" if amx else "float32"
     if name == "float16" and device.type != "cuda":
         raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
-    if name == "auto" and device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if native else "fp16"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if name == "auto" and device.type == "cpu" and native:
-        return "bf16"
     return {"bfloat16": "bf16", "float16": "fp16"}.get(name, "no")
 
 

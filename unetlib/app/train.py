@@ -16,7 +16,7 @@ from click import BOOL, STRING, Choice, FloatRange, IntRange
 from unetlib.app import Command
 from unetlib.config import PRESETS, TrainConfig, setting
 from unetlib.errors import hint
-from unetlib.paths import find_input, read_text, resolve, whole, write_whole
+from unetlib.paths import find_input, read_text, resolve, write_whole
 
 # what the earlier systems called them
 OLD = {"source_root": "data_root", "image_size": "img_size", "init_from": "pretrained_checkpoint"}
@@ -159,8 +159,7 @@ def run_training(o: TrainOptions):
             return
         for path in list(checkpoints.glob("????_model.pth")):  # an earlier training's
             date = datetime.fromtimestamp(path.stat().st_mtime)
-            with whole(path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}")) as copy:
-                shutil.copy2(path, copy)
+            shutil.copy2(path, path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
 
     callbacks: list = [keep_records]
     if o.timelapse and loaders[1]:

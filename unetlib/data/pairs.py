@@ -279,7 +279,8 @@ def split_pairs(pairs: Sequence[Pair], val_fraction: float = 0.2, seed: int = 0)
     low, high = min(places), max(places)
     if low == high:
         name = pairs[0].group or pairs[0].id
-        raise DataError(f"all pairs are one group ('{name}'): add photos, or take val_fraction 0")
+        how = "add photos, or hold none out (--val-fraction 0 in `unetlib train`, val_fraction=0)"
+        raise DataError(f"all pairs are one group ('{name}'): {how}")
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
     placed = list(zip(pairs, places, strict=True))
     return [p for p, place in placed if place >= limit], [p for p, place in placed if place < limit]
