@@ -62,14 +62,15 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         how = "train one with notebooks/03_train.ipynb or `unetlib run`"
         raise CheckpointError(f"there is no checkpoint at {path}: {how}")
     content = read_file(path)
+    if not isinstance(content, dict) or "model" not in content:
+        found = "it looks like a bare state dict, or a file of another program"
+        raise CheckpointError(f"{path} is not a unetlib checkpoint: {found}")
     try:
         model = build_model(content["model"]["name"], **content["model"]["args"])
         preprocess = Preprocess.from_dict(content["preprocess"])
         plain = {name: content[name] for name in PLAIN}
         weights = content["state_dict"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of this unetlib ({error!r})") from error
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
     load_weights(model, weights, path)
     return Checkpoint(model.eval().to(device), preprocess, **plain)

@@ -208,7 +208,7 @@ def fit(
         if folder and resume and (folder / STATE).is_file():
             content = checkpoint.read_file(folder / STATE)
             if other := dict(identity.items() - content["identity"].items()):
-                how = "take its settings to go on, or start anew without resume (--no-resume)"
+                how = "give its settings to go on, or start anew: --no-resume, or resume = False"
                 text = f"{folder} has a training with another {min(other)} that was cut off"
                 raise CheckpointError(f"{text}: {how}")
             for name, state in content["parts"].items():
@@ -229,12 +229,11 @@ def fit(
             model.train()
             run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
             rest = accelerator.skip_first_batches(train, run.batches) if run.batches else train
-            bar = tqdm(
-                rest, f"epoch {epoch}/{config.epochs}", mininterval=0.5, disable=not progress
-            )
+            title = f"epoch {epoch}/{config.epochs}"
+            bar = stack.enter_context(tqdm(rest, title, mininterval=0.5, disable=not progress))
             before, waited = run.sums.get("images", 0), 0.0
             start = asked = time.perf_counter()
-            for number, batch in enumerate(stack.enter_context(bar), run.batches):
+            for number, batch in enumerate(bar, run.batches):
                 waited += time.perf_counter() - asked
                 # the last group of batches in an epoch may be smaller
                 group = min(config.accumulate, steps - number + number % config.accumulate)
@@ -304,7 +303,7 @@ def fit(
         if "DataLoader worker" not in str(error):
             raise
         cause = str(error).strip().splitlines()[-1]  # the rest is the worker's traceback
-        how = "--workers 0 (in notebooks: workers = 0) loads without such processes"
+        how = "--workers 0 (in notebooks: workers = 0) needs neither these nor /dev/shm"
         raise TrainingError(f"a process that loads photos failed: {cause}. {how}") from error
     finally:
         stack.close()

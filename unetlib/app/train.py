@@ -83,7 +83,7 @@ def _options(command):
     """Adds an option for each setting to a click command. One that is not given is None."""
     for f in reversed(fields(TrainOptions)):
         kind, text = f.metadata["kind"], f.metadata["help"]
-        names = [f"--{name.replace('_', '-')}" for name in {f.name, OLD.get(f.name, f.name)}]
+        names = [f"--{name}".replace("_", "-") for name in filter(None, (f.name, OLD.get(f.name)))]
         if kind is BOOL:
             names = [f"{names[0]}/--no-{names[0][2:]}"]
         text += f" [default {f.default}]" if f.default != "" else ""
