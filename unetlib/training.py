@@ -16,7 +16,6 @@ from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState, GradientState
@@ -174,8 +173,8 @@ def fit(
     schedule = build_schedule(optimizer.optimizer, config, math.ceil(steps / config.accumulate))
 
     # What the next step depends on. Its random numbers follow from (seed, epoch, batch, process).
-    # Finished epochs; of the one that it is in: rate at its start, batches done, and their sums.
-    run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=0, sums={})
+    # Finished epochs; of the one that it is in: rate at its start, a row for each batch done.
+    run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=[])
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
     photos = getattr(dataset, "identity", "").encode(errors="replace")
@@ -228,12 +227,12 @@ def fit(
             train.set_epoch(epoch)
             model.train()
             run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
-            rest = accelerator.skip_first_batches(train, run.batches) if run.batches else train
-            title = f"epoch {epoch}/{config.epochs}"
+            title, done = f"epoch {epoch}/{config.epochs}", len(run.batches)
+            rest = accelerator.skip_first_batches(train, done) if done else train
             bar = stack.enter_context(tqdm(rest, title, mininterval=0.5, disable=not progress))
-            before, waited = run.sums.get("images", 0), 0.0
-            start = asked = time.perf_counter()
-            for number, batch in enumerate(bar, run.batches):
+            waited, start = 0.0, time.perf_counter()
+            asked = start
+            for number, batch in enumerate(bar, done):
                 waited += time.perf_counter() - asked
                 # the last group of batches in an epoch may be smaller
                 group = min(config.accumulate, steps - number + number % config.accumulate)
@@ -250,41 +249,39 @@ def fit(
                         schedule.step()
                     if ema:
                         ema.update_parameters(model)
-                _add(run.sums, terms, len(batch[0]))
-                run.batches = number + 1
-                mean = run.sums["loss"] / run.sums["images"]
-                if not math.isfinite(mean):
+                run.batches.append(_row(terms, batch))
+                if not math.isfinite(now := run.batches[-1]["loss"]):
                     where = f"epoch {epoch}, batch {number + 1}, lr {config.lr:g}"
                     raise TrainingError(f"the loss is no longer a finite number ({where})")
-                bar.set_postfix_str(f"loss {mean:.3f}", False)
+                bar.set_postfix_str(f"loss {now:.3f}", False)
                 if complete and time.monotonic() - saved > save_seconds:
                     save_state()
                     saved = time.monotonic()
                 asked = time.perf_counter()
             spent = time.perf_counter() - start
-            speed = (run.sums["images"] - before) * world / spent
+            speed = sum(row["images"] for row in run.batches[done:]) * world / spent
             timing = {"seconds": spent, "images_per_second": speed, "data_wait": waited / spent}
-            row = {"epoch": epoch, "lr": run.lr, **_means("train", run.sums)}
+            row = {"epoch": epoch, "lr": run.lr, **_means("train", run.batches)}
 
             if val is not None:  # the whole set, whichever process saw which photo
                 kept.eval()
-                sums: dict[str, float] = {}
+                batches = []
                 with torch.inference_mode():
                     for batch in val:
                         logits, target, terms = forward(kept, batch)
                         c = count((logits > 0).cpu(), (target >= 0.5).cpu())  # 0: probability 0.5
                         scores = {"iou": c.iou(), "dice": c.dice(), "accuracy": c.accuracy()}
-                        _add(sums, terms | scores, len(target))
-                row |= _means("val", sums)
+                        batches.append(_row(terms | scores, batch))
+                row |= _means("val", batches)
             if config.schedule == "plateau":
                 schedule.step(_score(row))
 
             run.history.append(row)
             run.timings.append(timing)
-            run.lr, run.batches, run.sums = 0.0, 0, {}
+            run.lr, run.batches = 0.0, []
             if folder:
                 fit = {"timings": run.timings, "stopped": _ended(run.history, config)}
-                about = (extra or {}) | {"fit": fit, "identity": identity, "config": asdict(config)}
+                about = (extra or {}) | {"fit": fit, "config": asdict(config)}
                 now = Checkpoint(kept, preprocess, epoch, row, list(run.history), about)
                 if FitResult(run.history, [], "").best is row:
                     save_checkpoint(folder / BEST, now)
@@ -411,18 +408,16 @@ def _share(accelerator, batches: Iterable, even: bool) -> DataLoader:
     return accelerator.prepare_data_loader(batches)
 
 
-def _add(sums: dict, means: dict, images: int) -> None:
-    """Add a batch's means, times its number of images, to the sums."""
-    for name, value in {"images": np.float64(1), **means}.items():
-        sums[name] = sums.get(name, 0.0) + value.mean().item() * images
+def _row(means: dict, batch) -> dict[str, float]:
+    return {"images": len(batch[0])} | {name: mean.mean().item() for name, mean in means.items()}
 
 
-def _means(phase: str, sums: dict) -> dict[str, float]:
+def _means(phase: str, batches: list[dict]) -> dict[str, float]:
     """Means over the images of all processes: {"val_loss": ..., "val_iou": ..., ...}"""
-    parts = gather_object([sums])
-    totals = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
-    images = totals.pop("images")
-    return {f"{phase}_{name}": total / images for name, total in totals.items()}
+    rows = gather_object(batches)
+    images = sum(row["images"] for row in rows)
+    totals = {name: sum(row[name] * row["images"] for row in rows) for name in rows[0]}
+    return {f"{phase}_{name}": totals[name] / images for name in totals if name != "images"}
 
 
 def _score(row: dict) -> float:
