@@ -161,7 +161,7 @@ BAD = {
     "no yaml number": (["--config", "number.yaml"], 2, ["number.yaml: epochs is empty"]),
     "init": (["--init-from", "other.pth"], 2, ["other.pth", "another architecture"]),
     "yaml value": (["--config", "value.yaml"], 2, ["value.yaml: epochs: 0 is not in the range"]),
-    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: "]),
+    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `epochs: 20`"]),
     "empty masks": (["--data-root", "labels"], 2, ["is 2 (", "folder:FOLDER?mask_kind=labels"]),
     "loss nan": (["--lr", "1e30", "--clip", "0", "--schedule", "constant"], 1, ["a finite number"]),
     "file": (["--outputs-dir", "file"], 1, ["Not a directory", "file/checkpoints"]),

@@ -64,7 +64,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     names = {f.name: f.name for f in fields(TrainOptions)} | {old: new for new, old in OLD.items()}
     found = {}
     try:
-        for key, value in dict(yaml.safe_load(read_text(file))).items():
+        content = yaml.safe_load(read_text(file))
+        if not isinstance(content, dict):
+            raise ValueError(f"it should have lines like `epochs: 20`, not {content!r:.60}")
+        for key, value in content.items():
             name = str(key).replace("-", "_")
             if name not in names:
                 raise ValueError(
@@ -74,7 +77,7 @@ def read_settings(file: Path) -> dict[str, Any]:
                 raise ValueError(f"{key} is empty (a variable that is not set?)")
             found[names[name]] = value
         TrainOptions(**found)
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     return found
 
