@@ -7,7 +7,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from unetlib.data.augment import PRESETS, build_augmentation, paste
+from unetlib.config import PRESETS
+from unetlib.data.augment import build_augmentation, paste
 
 
 def seeded(compose, seed: int):
@@ -15,7 +16,7 @@ def seeded(compose, seed: int):
     return compose
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", PRESETS.choices)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_presets_keep_shape_type_and_range_without_a_warning(preset, dtype, photo, disc):
     mask = disc(96, 128) if dtype == np.uint8 else (disc(96, 128) / 255).astype(np.float32)
@@ -68,7 +69,7 @@ def test_nothing_black_comes_in_at_the_border():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="none, light, standard, strong"):
+    with pytest.raises(ValueError, match="'heavy' is not one of none, light, standard, strong"):
         build_augmentation("heavy", (64, 64))
 
 

@@ -52,14 +52,14 @@ def test_weights_of_another_architecture_are_named(tmp_path, checkpoint):
         load_checkpoint(path)
 
 
-def test_unknown_model_and_newer_files(tmp_path, checkpoint):
+def test_an_unknown_model(tmp_path, checkpoint):
     path = save_checkpoint(tmp_path / "x.pth", checkpoint)
     content = torch.load(path, weights_only=True)
     torch.save({**content, "model": {"name": "resnet", "args": {}}}, path)
-    with pytest.raises(CheckpointError, match="x.pth cannot be used: no model is called 'resnet'"):
-        load_checkpoint(path)
-    torch.save({**content, "version": 99}, path)
-    with pytest.raises(CheckpointError, match="newer unetlib"):
+    with pytest.raises(
+        CheckpointError,
+        match="x.pth cannot be used: no model is called 'resnet'",
+    ):
         load_checkpoint(path)
 
 

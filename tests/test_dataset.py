@@ -57,9 +57,11 @@ def test_item_against_the_files(source):
 
 
 def test_the_cache_changes_nothing_and_decodes_once(source):
-    ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache="memory").preload()
-    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3, cache="none")
-    assert ds.cached and not reference.cached
+    ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3)
+    for index in range(len(ds)):
+        ds.arrays(index)
+    reference = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3)
+    reference.cached = False
     keys = [(0, 0), (0, 1), (5, 0), (5, 0, 1)]
     expected = [reference[key] for key in keys]
     before = ds.arrays(0)[0].copy()
@@ -74,11 +76,9 @@ def test_the_cache_changes_nothing_and_decodes_once(source):
         reference[0]
 
 
-def test_auto_cache_has_a_limit(source):
+def test_the_cache_has_a_limit(source):
     assert PairDataset(source.train, Preprocess(64)).cached
-    assert not PairDataset(source.train * 80, Preprocess(512)).cached  # 1.4 GB
-    with pytest.raises(ValueError, match="'disk' is none of auto, memory, none"):
-        PairDataset(source.train, Preprocess(SIZE), cache="disk")
+    assert not PairDataset(source.train * 160, Preprocess(512)).cached  # 2.7 GB
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(source):
@@ -93,10 +93,12 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(source):
     assert not torch.equal(item(1, 2), item(2, 2))
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
-def test_same_batches_for_any_number_of_workers(source, cache):
+@pytest.mark.parametrize("cached", [True, False])
+def test_same_batches_for_any_number_of_workers(source, cached, monkeypatch):
     alone, val = make_loaders(source, SIZE, 4, "strong", seed=7, workers=0)
-    many, val_many = make_loaders(source, SIZE, 4, "strong", seed=7, workers=2, cache=cache)
+    if not cached:
+        monkeypatch.setattr("unetlib.data.dataset.MEMORY_BYTES", 0)
+    many, val_many = make_loaders(source, SIZE, 4, "strong", seed=7, workers=2)
     first = batches(alone, 0)
     assert same(first, batches(many, 0))
     second = batches(alone)  # each pass is the next epoch
@@ -137,26 +139,18 @@ def test_the_last_batch(source, make_pairs, tmp_path):
     assert val is None
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_damaged_after_opening_is_named(source, workers):
+def test_a_file_damaged_after_opening_is_named_before_training_starts(source):
     victim = source.train[3].image
     victim.write_bytes(victim.read_bytes()[:300])
     with pytest.raises(ImageError, match=victim.name):
-        make_loaders(source, SIZE, 4, workers=workers)  # cached: before training starts
-    train, _ = make_loaders(source, SIZE, 4, workers=workers, cache="none")
-    with pytest.raises(ImageError, match=victim.name):
-        list(train)
+        make_loaders(source, SIZE, 4, workers=2)
 
 
 def test_bad_arguments(source):
     with pytest.raises(ValueError, match="batch_size"):
         make_loaders(source, SIZE, batch_size=0)
-    with pytest.raises(ValueError, match="augmentation 'wild'"):
+    with pytest.raises(ValueError, match="augment: 'wild' is not one of"):
         make_loaders(source, SIZE, augment="wild")
-    with pytest.raises(ValueError, match="'tag' is none of .*tags, foreground.*mean 'tags'"):
-        make_loaders(source, SIZE, sampling="tag")
-    with pytest.raises(DataError, match="no training pairs"):
-        make_loaders(Source("folder", source.root, (), ()))
 
 
 # --- how often photos come
@@ -179,22 +173,22 @@ def test_each_comes_its_expected_number_of_times_rounded(weights, epoch, seed):
     assert order_of(sampler, epoch) == order_of(EpochSampler(np.array(weights), seed), epoch)
 
 
-def test_classes_come_equally_often(tmp_path):
-    tags = [("hair",), (), ("hair", "glass"), ("glass", "hair"), (), ()]
-    pairs = []
-    for i, share in enumerate([10, 19, 25, 45, 55, 60]):  # fifths end at 20, 30, 40, 50
-        path = tmp_path / f"{i}.png"
-        Image.fromarray(np.uint8([[255] * share + [0] * (100 - share)] * 10)).save(path)
-        facts = {"tags": tags[i], "source": "ab"[i > 1], "weight": 1 + (i == 1)}
-        pairs.append(Pair(str(i), path, path, **facts))
-
-    def weights(sampling):
-        return PairDataset(pairs, Preprocess((10, 100)), sampling=sampling).weights
-
-    np.testing.assert_array_equal(weights("uniform"), [1, 2, 1, 1, 1, 1])
-    np.testing.assert_allclose(weights("source"), [1 / 3, 2 / 3, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
-    np.testing.assert_allclose(weights("tags"), [1, 2 / 4, 1 / 2, 1 / 2, 1 / 4, 1 / 4])
-    np.testing.assert_allclose(weights("foreground"), [1 / 3, 2 / 3, 1, 1, 1 / 2, 1 / 2])
+def test_a_set_whose_masks_are_empty_is_refused_with_its_largest_value(tmp_path, photo):
+    for name, values in {"labels": [0, 2], "deep": [0, 255], "black": [0, 0]}.items():
+        folder, kind = tmp_path / name, np.uint16 if name == "deep" else np.uint8
+        (folder / "images").mkdir(parents=True), (folder / "masks").mkdir()
+        for i in range(6):
+            Image.fromarray(photo(20, 20, i)).save(folder / "images" / f"{i}.png")
+            Image.fromarray(np.repeat(kind([values] * 20), 10, 1)).save(
+                folder / "masks" / f"{i}.png"
+            )
+        for spec in (f"folder:{folder}", f"backgrounds:{folder}/images + folder:{folder}"):
+            message = rf"no mask of folder has.* is {values[1]} \(.*mask_kind=labels"
+            with pytest.raises(DataError, match=message):
+                make_loaders(open_source(spec), SIZE, workers=0)
+    train, _ = make_loaders(open_source(f"folder:{tmp_path}/labels?mask_kind=labels"), SIZE)
+    assert next(iter(train))[1].max() == 1
+    make_loaders(open_source(f"backgrounds:{tmp_path}/black/images"), SIZE)
 
 
 # --- cut-outs over backgrounds

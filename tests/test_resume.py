@@ -15,7 +15,7 @@ from unetlib.data.dataset import make_loaders
 from unetlib.data.sources import open_source
 from unetlib.errors import CheckpointError
 from unetlib.models import build_model
-from unetlib.training import FitResult, TrainingWarning, fit, seed_everything
+from unetlib.training import FitResult, fit, seed_everything
 
 # Everything that has a state: dropout, augmentation, shuffling, moving average, momentum of the
 # optimiser, a schedule in the middle of its way, batches that are added up.
@@ -107,47 +107,31 @@ def test_interrupted_within_an_epoch_it_goes_on_from_the_last_saved_step(tmp_pat
     assert loss.calls < 24  # it did not begin anew
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_another_training_is_not_gone_on_with(tmp_path, data, make_pairs, ended):
+def test_another_training_is_not_gone_on_with_and_not_lost(tmp_path, data, make_pairs):
     out = tmp_path / "out"
-    train(out, data, epochs=2, loss=Until(0 if ended else 8))
-    assert (out / STATE).exists() != ended
-    weights = (out / "last_model.pth").read_bytes()
     other = make_pairs([f"other{i}" for i in range(30)], tmp_path / "other")
+    train(out, data, epochs=2, loss=Until(8))
+    state = (out / STATE).read_bytes()
     for change, named in (
-        ({"base": 8}, r"model: .*'base': 4.* there, .*'base': 8.* here"),
-        ({"lr": 1e-3}, r"lr: 0\.01 there, 0\.001 here"),
-        ({"data": other}, r"photos: \d+ .* there, \d+ .* here"),
+        ({"base": 8}, "model"),
+        ({"lr": 1e-3}, "lr"),
+        ({"data": other}, "photos"),
     ):
-        with pytest.raises(CheckpointError, match=named):
-            train(out, **{"data": data, "epochs": 2, "loss": Until(0)} | change)
-        assert (out / "last_model.pth").read_bytes() == weights
-    if not ended:
-        with pytest.warns(TrainingWarning, match="of another training.*Starting anew"):
-            result = train(out, other, resume="auto", epochs=2, loss=Until(0))
-        assert result.stopped == "finished"
+        change = {"data": data, "epochs": 2, "loss": Until(0)} | change
+        with pytest.raises(CheckpointError, match=f"another {named} .*--no-resume"):
+            train(out, **change)
+        assert (out / STATE).read_bytes() == state
+    assert train(out, **change, resume=False).stopped == "finished" and not (out / STATE).exists()
+    (out / STATE).write_bytes(state[:5000])
+    with pytest.raises(CheckpointError, match=f"{STATE} is damaged"):
+        train(out, data, epochs=2, loss=Until(0))
 
 
-def test_a_finished_training_is_finished(tmp_path, data):
-    first = train(tmp_path / "out", data, epochs=2)
+def test_what_is_finished_is_begun_anew(tmp_path, data):
+    first = train(tmp_path / "out", data, epochs=2, loss=Until(0))
     stamp = first.best_path.stat().st_mtime_ns
-    again = train(tmp_path / "out", data, epochs=2)
-    assert again.history == first.history and again.best == first.best
-    assert first.best_path.stat().st_mtime_ns == stamp
-    anew = train(tmp_path / "out", data, resume="auto", epochs=2)  # takes up what was cut off only
-    assert anew.history == first.history
-    assert anew.best_path.stat().st_mtime_ns != stamp
-
-
-def test_a_damaged_state_is_said_or_left(tmp_path, data):
-    state = tmp_path / "out" / STATE
-    train(tmp_path / "out", data, epochs=2, loss=Until(8))
-    state.write_bytes(state.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=STATE):
-        train(tmp_path / "out", data, epochs=2, loss=Until(0))
-    with pytest.warns(TrainingWarning, match="Starting anew"):
-        result = train(tmp_path / "out", data, resume="auto", epochs=2, loss=Until(0))
-    assert result.stopped == "finished"
+    same(first, train(tmp_path / "out", data, epochs=2, loss=Until(0)))
+    assert first.best_path.stat().st_mtime_ns != stamp
 
 
 def test_early_stop_and_plateau_survive(tmp_path, data):

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -13,13 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from unetlib.checkpoint import load_checkpoint
 from unetlib.config import TrainConfig
 from unetlib.data.preprocess import Preprocess
-from unetlib.errors import CheckpointError, TrainingError
+from unetlib.errors import TrainingError
 from unetlib.losses import build_loss
 from unetlib.models import build_model
 from unetlib.training import (
     build_optimizer,
     build_schedule,
-    choose_precision,
     fit,
     seed_everything,
 )
@@ -183,13 +183,27 @@ def test_other_errors(tmp_path):
     with pytest.raises(TrainingError, match="yields no batch"):
         train(model(), (DataLoader(discs(3), batch_size=8, drop_last=True), None), config)
     with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
-        choose_precision("float16", torch.device("cpu"))
+        train(model(), loaders(8), TrainConfig(precision="float16"))
     no_preprocess = DataLoader(TensorDataset(*discs(2).tensors))
     with pytest.raises(ValueError, match="preprocess"):
-        train(model(), (no_preprocess, None), config, out_dir="somewhere")
+        train(model(), (no_preprocess, None), config, out_dir=tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="could not write"):
+    with pytest.raises(NotADirectoryError, match="file/x"):
         train(model(), loaders(8), config, out_dir=tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("failure", ["OSError: photo.jpg", "DataLoader worker"])
+def test_a_failing_process_that_loads_photos_is_one_line_with_what_to_do(failure):
+    class Broken(TensorDataset):
+        def __getitem__(self, index):
+            if "worker" in failure:
+                signal.raise_signal(signal.SIGKILL)
+            raise OSError("photo.jpg: no space left on device")
+
+    loader = DataLoader(Broken(*discs(8).tensors), 4, num_workers=1)
+    with pytest.raises(TrainingError, match=f"{failure}.* --workers 0") as caught:
+        train(model(), (loader, None), TrainConfig())
+    assert "\n" not in str(caught.value)
 
 
 def test_accumulated_batches_are_one_large_batch():

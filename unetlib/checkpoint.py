@@ -20,8 +20,6 @@ from unetlib.errors import CheckpointError
 from unetlib.models import build_model
 from unetlib.paths import whole
 
-FORMAT = "unetlib-checkpoint"
-VERSION = 1
 PLAIN = ("epoch", "metrics", "history", "extra")
 
 
@@ -46,7 +44,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     if not hasattr(model, "spec"):
         raise CheckpointError(f"cannot save {path}: its model was not made by build_model(...)")
     content = {name: getattr(checkpoint, name) for name in PLAIN}
-    content |= {"format": FORMAT, "version": VERSION, "model": model.spec}
+    content |= {"format": "unetlib-checkpoint", "version": 1, "model": model.spec}
     content["state_dict"] = {name: value.cpu() for name, value in model.state_dict().items()}
     content["preprocess"] = checkpoint.preprocess.to_dict()
     write_file(path, content)
@@ -64,13 +62,10 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         how = "train one with notebooks/03_train.ipynb or `unetlib run`"
         raise CheckpointError(f"there is no checkpoint at {path}: {how}")
     content = read_file(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        bare = isinstance(content, dict) and any(map(torch.is_tensor, content.values()))
-        looks = ", but looks like a bare state dict" if bare else ""
-        raise CheckpointError(f"{path} is not a unetlib checkpoint{looks}")
+    if not isinstance(content, dict) or "model" not in content:
+        found = "it looks like a bare state dict, or a file of another program"
+        raise CheckpointError(f"{path} is not a unetlib checkpoint: {found}")
     try:
-        if content["version"] > VERSION:
-            raise ValueError("it was written by a newer unetlib: update this one")
         model = build_model(content["model"]["name"], **content["model"]["args"])
         preprocess = Preprocess(**content["preprocess"])
         plain = {name: content[name] for name in PLAIN}

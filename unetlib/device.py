@@ -1,8 +1,8 @@
 """Which device the work runs on; one that is not there is an error, never a slow fallback."""
 
-import torch
+import re
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+import torch
 
 
 def choose_device(device: "str | torch.device" = "auto") -> torch.device:
@@ -11,27 +11,20 @@ def choose_device(device: "str | torch.device" = "auto") -> torch.device:
     "auto" takes the fastest there is. Raises RuntimeError for one that this machine lacks, and
     ValueError for a name that is no device.
     """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    there = [*["cuda"] * cuda, *["mps"] * mps, "cpu"]
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    there = [*["cuda"] * bool(gpus), *["mps"] * torch.backends.mps.is_available(), "cpu"]
     name = str(device).strip().lower()
-    kind, _, index = name.partition(":")
-    if kind not in DEVICES or (index and not index.isdigit()):
-        raise ValueError(f"unknown device {name!r}: use one of {', '.join(DEVICES)}")
-    if kind == "auto":
-        return torch.device(there[0])
-    if kind not in there:
-        found = f"PyTorch finds only: {', '.join(there)} (see https://pytorch.org/get-started)"
-        raise RuntimeError(f"device {name!r} was asked for, but {found}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise RuntimeError(f"device {name!r} was asked for, but the last GPU is cuda:{last}")
-    return torch.device(name)
+    if name not in ("auto", "cpu", "cuda", "mps") and not re.fullmatch(r"cuda:\d+", name):
+        raise ValueError(f"unknown device {name!r}: use one of auto, cpu, cuda, mps")
+    if name != "auto" and name not in [*there, *gpus]:
+        raise RuntimeError(
+            f"device {name!r} was asked for, but PyTorch finds only {', '.join([*there, *gpus])}"
+        )
+    return torch.device(there[0] if name == "auto" else name)
 
 
 def describe_device(device: torch.device) -> str:
     """A line for people: "cpu (8 threads)", "cuda:0 (NVIDIA T4)" or "mps"."""
     if device.type == "cuda":
         return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
-    if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
-    return device.type
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

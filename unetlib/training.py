@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import random
-import sys
 import time
-import warnings
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator, notebook_launcher
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
+from accelerate.utils import set_seed as seed_everything  # of Python, NumPy and PyTorch
 from accelerate.utils.other import get_free_port
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.parallel import DistributedDataParallel
@@ -34,17 +34,12 @@ from tqdm import tqdm
 from unetlib import checkpoint
 from unetlib.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from unetlib.config import TrainConfig
-from unetlib.data.preprocess import Preprocess
 from unetlib.device import choose_device
 from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
 from unetlib.metrics import count
 
 BEST, LAST, STATE = "best_model.pth", "last_model.pth", "training_state.pth"
-
-
-class TrainingWarning(UserWarning):
-    """Training goes on, but something about it should be known."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class FitResult:
     @property
     def best(self) -> dict:
         """The row with the highest val_iou, or lowest train_loss without a validation set; or {}"""
-        return _best(self.history)
+        return max(self.history, key=_score, default={})
 
     @classmethod
     def load(cls, folder: str | Path) -> FitResult:
@@ -76,11 +71,19 @@ class FitResult:
         return cls(last.history, **last.extra["fit"], best_path=best, last_path=path)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's global generators (weight initialisation, dropout)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Raises TrainingError where another process trains into the folder. The lock dies with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".training.lock"
+    try:
+        with FileLock(path, timeout=6):  # loaders of a killed training end within 5 seconds
+            path.write_text(f"process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            yield
+            path.unlink()
+    except Timeout as error:
+        how = "wait for its end, or take another folder (outputs_dir)"
+        raise TrainingError(f"{path.read_text()}, trains into {folder}: {how}") from error
 
 
 def fit(
@@ -92,10 +95,9 @@ def fit(
     loss: nn.Module | None = None,
     out_dir: str | Path | None = None,
     init_from: str | Path | None = None,
-    resume: bool | str = False,
+    resume: bool = False,
     on_epoch: Iterable[Callable[[int, nn.Module, dict], None]] = (),
     device: str = "auto",
-    preprocess: Preprocess | None = None,
     extra: dict | None = None,
     tracking: str = "none",
     progress: bool = True,
@@ -111,40 +113,41 @@ def fit(
         loss: (logits, target) -> dict of terms with "loss"; BCE + Dice by default.
         out_dir: where best_model.pth and last_model.pth go; None keeps nothing.
         init_from: a checkpoint of the same model to start from (fine-tuning).
-        resume: True goes on with the run in out_dir that was cut off, and refuses one with other
-            settings; "auto" starts anew then, False always. On a CPU it ends bit for bit the same.
+        resume: go on with the run in out_dir that was cut off, if it has the same settings. On a
+            CPU it ends bit for bit the same.
         on_epoch: called in the first process as f(epoch, model, row) after each epoch, and as
             f(0, model, {}) before a run that starts anew.
-        preprocess, extra: kept in the checkpoints; the training set's own, and plain values.
+        extra: plain values that are kept in the checkpoints.
         tracking: "tensorboard" or "wandb" records curves and settings beside out_dir.
         save_seconds: how much work within an epoch a kill may cost.
 
     Processes started by `accelerate launch`, `torchrun` or `launch` train together, each on its
-    share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError (a loss
-    that is no number, too little memory, an empty loader) and CheckpointError (a checkpoint that
-    does not fit or cannot be written, another run found by `resume`).
+    share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError (another
+    training in out_dir, a loss that is no number, too little memory, photos that cannot be loaded)
+    and CheckpointError (a checkpoint that does not fit or cannot be written).
     """
     config, loss = config or TrainConfig(), loss or build_loss("bce_dice")
-    preprocess = preprocess or getattr(getattr(train_loader, "dataset", None), "preprocess", None)
-    if out_dir is not None and preprocess is None:
-        raise ValueError("a checkpoint needs preprocess=..., since the loader's dataset has none")
+    dataset = getattr(train_loader, "dataset", ())
+    preprocess = getattr(dataset, "preprocess", None)
+    folder = Path(out_dir) if out_dir is not None else None
+    if folder and preprocess is None:
+        raise ValueError("a checkpoint needs the training set's `preprocess`, and it has none")
     if init_from:
         load_weights(model, load_checkpoint(init_from).model.state_dict(), init_from)
     seed_everything(config.seed)
-    if tracking in ("tensorboard", "wandb"):
+    if tracking != "none":
         need(tracking, extra="wandb" if tracking == "wandb" else "course")
     chosen = choose_device(device)
-    if chosen.type == "cuda" and chosen.index is not None:
+    if chosen.index is not None:
         torch.cuda.set_device(chosen)
-    types = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
     _forget_accelerator()
     accelerator = Accelerator(
         cpu=chosen.type == "cpu",
-        mixed_precision=types[choose_precision(config.precision, chosen)],
+        mixed_precision=mixed_precision(config.precision, chosen),
         log_with=None if tracking == "none" else tracking,
-        project_dir=None if out_dir is None else Path(out_dir).parent / tracking,
+        project_dir=folder and folder.parent / tracking,
     )
-    world = accelerator.num_processes
+    world, main = accelerator.num_processes, accelerator.is_main_process
     train = _share(accelerator, train_loader, even=True)
     val = None if val_loader is None else _share(accelerator, val_loader, even=False)
     steps = len(train)  # batches of this process in an epoch
@@ -152,13 +155,12 @@ def fit(
         raise TrainingError("the training loader yields no batch: lower batch_size")
 
     # NHWC is what the fast kernels of CPUs and tensor cores work on
-    mps = accelerator.device.type == "mps"
-    layout = torch.preserve_format if mps else torch.channels_last
+    layout = torch.preserve_format if chosen.type == "mps" else torch.channels_last
     model.to(accelerator.device, memory_format=layout)
-    if world > 1 and accelerator.device.type == "cuda":
+    if world > 1 and chosen.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    parallel = DistributedDataParallel(model) if world > 1 else model
-    network = torch.compile(parallel) if config.compile else parallel
+    network = DistributedDataParallel(model) if world > 1 else model
+    network = torch.compile(network) if config.compile else network
 
     def average(averaged: list, current: list, n: torch.Tensor) -> None:
         # rises to config.ema, or early steps would be dominated by random weights
@@ -171,12 +173,11 @@ def fit(
     schedule = build_schedule(optimizer.optimizer, config, math.ceil(steps / config.accumulate))
 
     # What the next step depends on. Its random numbers follow from (seed, epoch, batch, process).
-    # Finished epochs; of the one that it is in: rate at its start, batches done, and their sums.
-    run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=0, sums={})
+    # Finished epochs; of the one that it is in: rate at its start, a row for each batch done.
+    run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=[])
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
-    dataset = getattr(train_loader, "dataset", ())
-    photos = str(getattr(dataset, "identity", "")).encode(errors="replace")
+    photos = getattr(dataset, "identity", "").encode(errors="replace")
     identity = asdict(config) | {
         "model": str(getattr(model, "spec", type(model).__name__)),
         "photos": f"{len(dataset)} (checksum {zlib.crc32(photos):08x})",
@@ -184,41 +185,6 @@ def fit(
         "processes": world,
         "loss": str(loss),
     }
-    folder = Path(out_dir) if out_dir is not None else None
-    if folder and resume not in (False, "no"):
-        try:
-            if (folder / STATE).is_file():
-                content = checkpoint.read_file(folder / STATE)
-                _same_run(content, identity, folder / STATE)
-                for name, state in content["parts"].items():
-                    parts[name].load_state_dict(state)
-                vars(run).update(content["progress"])
-            elif resume != "auto" and (folder / LAST).is_file():
-                last = load_checkpoint(folder / LAST)
-                _same_run(last.extra, identity, folder / LAST)
-                if last.extra["fit"]["stopped"]:
-                    model.load_state_dict(last.model.state_dict())
-                    return FitResult.load(folder)
-        except CheckpointError as error:
-            if resume != "auto":
-                raise
-            warnings.warn(f"{error}. Starting anew.", TrainingWarning, stacklevel=2)
-    if not accelerator.is_main_process:  # only the first process writes
-        folder, on_epoch, progress = None, (), False
-    for callback in () if run.history or run.batches else on_epoch:
-        callback(0, kept.eval(), {})
-    if tracking != "none":  # TensorBoard hides what comes again of an earlier run's curves
-        how = {"tensorboard": {"purge_step": len(run.history) + 1}}
-        how["wandb"] = {"dir": str(accelerator.project_dir)}
-        accelerator.init_trackers("unetlib", identity, how)
-    bar = tqdm(
-        total=config.epochs * steps,
-        initial=len(run.history) * steps + run.batches,
-        disable=not progress,
-        mininterval=0.2 if sys.stderr.isatty() else 3,  # a log keeps every refresh
-        unit="batch",
-    )
-    saved = time.monotonic()
 
     def save_state() -> None:
         if folder:
@@ -234,26 +200,46 @@ def fit(
         terms = loss(logits, target).items()
         return logits, target, {k if k == "loss" else f"{k}_loss": value for k, value in terms}
 
+    stack = ExitStack()
     try:
+        if folder and main:
+            stack.enter_context(only_writer(folder))
+        if folder and resume and (folder / STATE).is_file():
+            content = checkpoint.read_file(folder / STATE)
+            if other := dict(identity.items() - content["identity"].items()):
+                how = "give its settings to go on, or start anew: --no-resume, or resume = False"
+                text = f"{folder} has a training with another {min(other)} that was cut off"
+                raise CheckpointError(f"{text}: {how}")
+            for name, state in content["parts"].items():
+                parts[name].load_state_dict(state)
+            vars(run).update(content["progress"])
+        if not main:  # only the first process writes
+            folder, on_epoch, progress = None, (), False
+        for callback in () if run.history or run.batches else on_epoch:
+            callback(0, kept.eval(), {})
+        if tracking != "none":  # TensorBoard hides what comes again of an earlier run's curves
+            how = {"purge_step": len(run.history) + 1}
+            accelerator.init_trackers("unetlib", identity, {"tensorboard": how})
+        saved = time.monotonic()
         while not (stopped := _ended(run.history, config)):
             epoch = len(run.history) + 1
             torch.manual_seed(hash((config.seed, epoch)))  # for loaders that draw from it
             train.set_epoch(epoch)
             model.train()
             run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
-            rest = accelerator.skip_first_batches(train, run.batches) if run.batches else train
-            before, waited = run.sums.get("images", 0), 0.0
-            start = asked = time.perf_counter()
-            for number, batch in enumerate(rest, run.batches):
+            title, done = f"epoch {epoch}/{config.epochs}", len(run.batches)
+            rest = accelerator.skip_first_batches(train, done) if done else train
+            bar = stack.enter_context(tqdm(rest, title, mininterval=0.5, disable=not progress))
+            waited, start = 0.0, time.perf_counter()
+            asked = start
+            for number, batch in enumerate(bar, done):
                 waited += time.perf_counter() - asked
                 # the last group of batches in an epoch may be smaller
                 group = min(config.accumulate, steps - number + number % config.accumulate)
                 complete = number % config.accumulate == group - 1
                 torch.manual_seed(hash((config.seed, epoch, number, accelerator.process_index)))
-                # while gradients are only added up, processes need not talk
-                with nullcontext() if complete else accelerator.no_sync(parallel):
-                    terms = forward(network, batch)[2]
-                    accelerator.backward(terms["loss"] / group)
+                terms = forward(network, batch)[2]
+                accelerator.backward(terms["loss"] / group)
                 if complete:
                     if config.clip:
                         accelerator.clip_grad_norm_(model.parameters(), config.clip)
@@ -263,46 +249,41 @@ def fit(
                         schedule.step()
                     if ema:
                         ema.update_parameters(model)
-                _add(run.sums, terms, len(batch[0]))
-                run.batches = number + 1
-                mean = run.sums["loss"] / run.sums["images"]
-                if not math.isfinite(mean):
+                run.batches.append(_row(terms, batch))
+                if not math.isfinite(now := run.batches[-1]["loss"]):
                     where = f"epoch {epoch}, batch {number + 1}, lr {config.lr:g}"
                     raise TrainingError(f"the loss is no longer a finite number ({where})")
-                bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, loss {mean:.3f}", False)
-                bar.update()
+                bar.set_postfix_str(f"loss {now:.3f}", False)
                 if complete and time.monotonic() - saved > save_seconds:
                     save_state()
                     saved = time.monotonic()
                 asked = time.perf_counter()
             spent = time.perf_counter() - start
-            speed = (run.sums["images"] - before) * world / spent
+            speed = sum(row["images"] for row in run.batches[done:]) * world / spent
             timing = {"seconds": spent, "images_per_second": speed, "data_wait": waited / spent}
-            row = {"epoch": epoch, "lr": run.lr, **_means("train", run.sums)}
+            row = {"epoch": epoch, "lr": run.lr, **_means("train", run.batches)}
 
             if val is not None:  # the whole set, whichever process saw which photo
                 kept.eval()
-                sums: dict[str, float] = {}
-                for buffer in kept.buffers() if world > 1 else ():  # batch norms saw other photos
-                    dist.broadcast(buffer, 0)
+                batches = []
                 with torch.inference_mode():
                     for batch in val:
                         logits, target, terms = forward(kept, batch)
                         c = count((logits > 0).cpu(), (target >= 0.5).cpu())  # 0: probability 0.5
-                        terms |= {"iou": c.iou().mean(), "dice": c.dice().mean()}
-                        _add(sums, terms | {"accuracy": c.accuracy().mean()}, len(target))
-                row |= _means("val", sums)
+                        scores = {"iou": c.iou(), "dice": c.dice(), "accuracy": c.accuracy()}
+                        batches.append(_row(terms | scores, batch))
+                row |= _means("val", batches)
             if config.schedule == "plateau":
                 schedule.step(_score(row))
 
             run.history.append(row)
             run.timings.append(timing)
-            run.lr, run.batches, run.sums = 0.0, 0, {}
+            run.lr, run.batches = 0.0, []
             if folder:
                 fit = {"timings": run.timings, "stopped": _ended(run.history, config)}
-                about = (extra or {}) | {"fit": fit, "identity": identity, "config": asdict(config)}
+                about = (extra or {}) | {"fit": fit, "config": asdict(config)}
                 now = Checkpoint(kept, preprocess, epoch, row, list(run.history), about)
-                if _best(run.history) is row:
+                if FitResult(run.history, [], "").best is row:
                     save_checkpoint(folder / BEST, now)
                 save_checkpoint(folder / LAST, now)
             for callback in on_epoch:
@@ -315,9 +296,16 @@ def fit(
         stopped = "interrupted"
     except torch.OutOfMemoryError as error:
         raise TrainingError("memory ran out: lower batch_size or image_size") from error
-    bar.close()
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    except Exception as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        cause = str(error).strip().splitlines()[-1]  # the rest is the worker's traceback
+        how = "--workers 0 (in notebooks: workers = 0) needs neither these nor /dev/shm"
+        raise TrainingError(f"a process that loads photos failed: {cause}. {how}") from error
+    finally:
+        stack.close()
+        for tracker in accelerator.trackers:
+            tracker.finish()
     model.load_state_dict(kept.state_dict())
     model.eval()
     accelerator.wait_for_everyone()
@@ -332,18 +320,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     (https://arxiv.org/abs/1711.05101), as an L2 penalty in Adam and SGD. With `encoder_lr` the
     parameters of the network's `encoder` are groups of their own.
     """
-    found: dict[tuple[float, float], list] = {}
+    groups: dict[tuple[float, float], list] = {}
     for name, p in model.named_parameters():
         lr = config.lr * (config.encoder_lr if name.startswith("encoder.") else 1.0)
-        if p.requires_grad:
-            found.setdefault((lr, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
-    groups = [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in found.items()]
-    fused = {p.device.type for p in model.parameters()} <= {"cpu", "cuda"}  # one kernel for all
-    if config.optimizer == "sgd":
-        how = {"momentum": config.momentum, "nesterov": config.momentum > 0}
-        return torch.optim.SGD(groups, fused=fused, **how)
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return make(groups, fused=fused)
+        groups.setdefault((lr, config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    make = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=config.momentum > 0),
+    }[config.optimizer]
+    found = [{"params": ps, "lr": lr, "weight_decay": decay} for (lr, decay), ps in groups.items()]
+    return make(found, fused=p.device.type in ("cpu", "cuda"))  # one kernel for all
 
 
 def build_schedule(
@@ -380,29 +367,31 @@ def build_schedule(
     return LambdaLR(optimizer, share)
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type to compute in; weights stay float32. "auto": bfloat16 where the hardware has it,
-    float16 on older NVIDIA GPUs, else float32. Raises ValueError for float16 away from CUDA."""
+def mixed_precision(name: str, device: torch.device) -> str:
+    """Accelerate's name of the type to compute in; weights stay float32. "auto": bfloat16 where the
+    hardware has it, float16 on older NVIDIA GPUs, else float32. ValueError: float16 on a CPU."""
+    if name == "auto" and device.type == "cuda":
+        name = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    elif name == "auto" and device.type == "cpu":
+        amx = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        name = "bfloat16" if amx else "float32"
     if name == "float16" and device.type != "cuda":
         raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+    return {"bfloat16": "bf16", "float16": "fp16"}.get(name, "no")
 
 
 def launch(function: Callable, arguments: tuple, processes: int) -> None:
     """Call function(*arguments) in so many forked processes that train together, before any CUDA
     call. Raises RuntimeError when one of them fails, which ends the others."""
     _forget_accelerator()
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # tracebacks
     try:
         notebook_launcher(function, arguments, processes, use_port=str(get_free_port()))
     except ChildFailedError as error:
-        rank = error.get_first_failure()[0]
-        raise RuntimeError(f"process {rank} failed, which ended the training: see above") from error
+        rank, failure = error.get_first_failure()
+        cause = failure.message
+        cause = cause["message"] if isinstance(cause, dict) else cause
+        raise RuntimeError(f"process {rank} failed, which ended the training: {cause}") from error
 
 
 def _forget_accelerator() -> None:
@@ -419,38 +408,25 @@ def _share(accelerator, batches: Iterable, even: bool) -> DataLoader:
     return accelerator.prepare_data_loader(batches)
 
 
-def _same_run(content: dict, ours: dict, path: Path) -> None:
-    """Raises CheckpointError where the file's content is of a run with other settings."""
-    theirs = content.get("identity", {})
-    found = [f"{k}: {theirs.get(k)} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
-    if found:
-        raise CheckpointError(f"{path} is of another training ({'; '.join(found[:3])})")
+def _row(means: dict, batch) -> dict[str, float]:
+    return {"images": len(batch[0])} | {name: mean.mean().item() for name, mean in means.items()}
 
 
-def _add(sums: dict, means: dict, images: int) -> None:
-    """Add a batch's means, times its number of images, to the sums."""
-    for name, value in {"images": np.float64(1), **means}.items():
-        sums[name] = sums.get(name, 0.0) + value.item() * images
-
-
-def _means(phase: str, sums: dict) -> dict[str, float]:
+def _means(phase: str, batches: list[dict]) -> dict[str, float]:
     """Means over the images of all processes: {"val_loss": ..., "val_iou": ..., ...}"""
-    parts = gather_object([sums])
-    totals = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
-    images = totals.pop("images")
-    return {f"{phase}_{name}": total / images for name, total in totals.items()}
+    rows = gather_object(batches)
+    images = sum(row["images"] for row in rows)
+    totals = {name: sum(row[name] * row["images"] for row in rows) for name in rows[0]}
+    return {f"{phase}_{name}": totals[name] / images for name in totals if name != "images"}
 
 
 def _score(row: dict) -> float:
     return row.get("val_iou", -row["train_loss"])
 
 
-def _best(history: list[dict]) -> dict:
-    return max(history, key=_score, default={})
-
-
 def _ended(history: list[dict], config: TrainConfig) -> str:
     """Why there is no further epoch; "" where there is."""
-    if config.early_stop and len(history) - _best(history).get("epoch", 0) >= config.early_stop:
+    best = FitResult(history, [], "").best.get("epoch", 0)
+    if config.early_stop and len(history) - best >= config.early_stop:
         return "early stop"
     return "finished" if len(history) >= config.epochs else ""

@@ -9,7 +9,6 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from unetlib.config import PRESETS
 from unetlib.matting import composite, estimate_foreground
 
 
@@ -45,8 +44,8 @@ def build_augmentation(preset: str, size: tuple[int, int]) -> A.Compose:
             A.CoarseDropout((1, 3), (0.08, 0.2), (0.08, 0.2), fill="random_uniform", p=0.25),
         ],
     }
-    if preset not in PRESETS:
-        raise ValueError(f"augmentation '{preset}' is unknown: use one of {', '.join(PRESETS)}")
+    if preset not in steps:
+        raise ValueError(f"augment: {preset!r} is not one of {', '.join(steps)}")
     return A.Compose(steps[preset], mask_interpolation=cv2.INTER_LINEAR)
 
 

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import os
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
+from tqdm import trange
 
-from unetlib.config import CACHES, SAMPLINGS
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import load_cutout, load_image, resize
 from unetlib.data.pairs import DataError, Pair, Source, load_pair
 from unetlib.data.preprocess import Preprocess, to_tensor
-from unetlib.errors import hint
 from unetlib.matting import composite, fit_cover
 
-MEMORY_BYTES = 1_000_000_000  # cache "auto" keeps so much: 3800 photos of 256 x 256
+MEMORY_BYTES = 2_000_000_000  # so much is kept decoded: 7600 photos of 256 x 256
 PASTED = 0.5  # how many samples of "strong" get another photo's figure pasted in
 
 
@@ -34,34 +32,21 @@ class PairDataset(Dataset):
     [0, 1]. Random numbers depend on (seed, epoch, i, ...) alone: a photo that comes several times
     in an epoch as (epoch, i, 1), (epoch, i, 2), ... looks different each time.
 
-    With augmentation, cut-outs are laid over any of the backgrounds. `cache` keeps decoded pairs:
-    "memory", "none", or "auto", which is "memory" up to MEMORY_BYTES. `weights`, float64 (n,), are
-    those of the pairs with `sampling` "uniform"; "source", "tags" and "foreground" make sources,
-    sets of tags, and fifths of the range of foreground's shares come equally often. Raises
-    ImageError for a file that cannot be decoded.
+    With augmentation, cut-outs are laid over any of the backgrounds. A set that fits into
+    MEMORY_BYTES is decoded once. Raises ImageError for a file that cannot be decoded.
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        preprocess: Preprocess,
-        augment: str = "none",
-        seed: int = 0,
-        cache: str = "auto",
-        sampling: str = "uniform",
+        self, pairs: Sequence[Pair], preprocess: Preprocess, augment: str = "none", seed: int = 0
     ):
-        for value, known in ((cache, CACHES), (sampling, SAMPLINGS)):
-            if value not in known:
-                raise ValueError(f"'{value}' is none of {', '.join(known)}.{hint(value, known)}")
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
-        fits = len(self.pairs) * preprocess.size[0] * preprocess.size[1] * 4 <= MEMORY_BYTES
-        self.cached = cache == "memory" or (cache == "auto" and fits)
-        self._kept: dict[tuple[str, Path, Path | None], np.ndarray] = {}
+        self.cached = len(self.pairs) * math.prod(preprocess.size) * 4 <= MEMORY_BYTES
+        self._kept: dict[tuple, np.ndarray] = {}
         self._transform = build_augmentation(augment, preprocess.size)
         self._backgrounds = sorted({pair.background for pair in self.pairs if pair.background})
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
-        self.weights = self._weights(sampling)
+        self.weights = np.array([pair.weight for pair in self.pairs], np.float64)
 
     @property
     def identity(self) -> str:
@@ -73,94 +58,54 @@ class PairDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = self._sample(key)
+        epoch, index, *again = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]  # negative indices, IndexError
+        # One generator for all steps. Compose.set_random_seed would give each step the same
+        # numbers, and then a photo would be blurred only when it is mirrored too.
+        draw = np.random.default_rng((self.seed, epoch, index, *again))
+        self._transform.set_random_state(draw, random.Random(int(draw.integers(2**62))))
+        image, mask = self._augmented(index, draw)
+        if self.augment == "strong" and draw.random() < PASTED:
+            if self._empty and draw.random() < 0.5:  # its figure, before surroundings without one
+                other = self._empty[draw.integers(len(self._empty))]
+                image, mask = paste(image, mask, *self._augmented(other, draw))
+            else:
+                other = int(draw.integers(len(self)))
+                image, mask = paste(*self._augmented(other, draw), image, mask)
         return to_tensor(image, self.preprocess), torch.from_numpy(mask[None] / np.float32(255))
 
     def arrays(self, index: int, background: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
         pair = self.pairs[index]
-        photo = self._decoded(_key(pair))
+        photo = self._decoded(pair, pair.image)
         if pair.background is None:
             return np.ascontiguousarray(photo[..., :3]), photo[..., 3]
-        behind = self._decoded(("background", background or pair.background, None))
-        return composite(photo, behind), photo[..., 3]
+        return composite(photo, self._decoded(pair, background or pair.background)), photo[..., 3]
 
-    def preload(self) -> PairDataset:
-        """Fills the cache now, in threads, so that workers share it and a damaged file is named
-        before training starts and not within it."""
-        if self.cached:
-            keys = [*map(_key, self.pairs), *(("background", p, None) for p in self._backgrounds)]
-            with tqdm(total=len(keys), desc="decoding photos", delay=1, leave=False) as bar:
-                for _ in _decoders(os.getpid()).map(self._decoded, keys):
-                    bar.update()
-        return self
-
-    def _decoded(self, key: tuple[str, Path, Path | None]) -> np.ndarray:
+    def _decoded(self, pair: Pair, path: Path) -> np.ndarray:
         """uint8 (H, W, 4): a photo with its mask, or a cut-out alone; (H, W, 3): a background."""
-        if key in self._kept:
+        size, near = self.preprocess.size, 4 * max(self.preprocess.size)
+        if (key := (path, path == pair.image and pair.mask)) in self._kept:
             return self._kept[key]
-        (kind, path, mask), size = key, self.preprocess.size
-        if kind == "background":  # its middle, which has the photo's shape
-            found = fit_cover(np.asarray(load_image(path, 4 * max(size))), *size)
-        elif kind == "cut-out":
+        if path != pair.image:  # its middle, which has the photo's shape
+            found = fit_cover(np.asarray(load_image(path, near)), *size)
+        elif pair.background:
             found = load_cutout(path, size)
         else:
-            image, matte = load_pair(Pair("", path, mask, mask_kind=kind), 4 * max(size))
+            image, matte = load_pair(pair, near)
             alpha = np.rint(resize(matte, size) * 255).astype(np.uint8)
             found = np.dstack([resize(image, size), alpha])
         if self.cached:
             self._kept[key] = found
         return found
 
-    def _sample(self, key: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        epoch, index, *again = key if isinstance(key, tuple) else (0, key)
-        index = range(len(self))[index]  # negative indices, IndexError
-        if self.augment == "none":
-            return self.arrays(index)
-        # One generator for all steps. Compose.set_random_seed would give each step the same
-        # numbers, and then a photo would be blurred only when it is mirrored too.
-        draw = np.random.default_rng((self.seed, epoch, index, *again))
-        self._transform.set_random_state(draw, random.Random(int(draw.integers(2**62))))
-        sample = self._augmented(index, draw)
-        if self.augment != "strong" or draw.random() >= PASTED:
-            return sample
-        if self._empty and draw.random() < 0.5:  # its figure, before surroundings without one
-            other = self._empty[draw.integers(len(self._empty))]
-            return paste(*sample, *self._augmented(other, draw))
-        return paste(*self._augmented(int(draw.integers(len(self))), draw), *sample)
-
     def _augmented(self, index: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         background = None
-        if self.pairs[index].background:
+        if self.pairs[index].background and self.augment != "none":
             background = self._backgrounds[draw.integers(len(self._backgrounds))]
         image, mask = self.arrays(index, background)
         both = self._transform(image=image, mask=mask)
         return both["image"], both["mask"]
-
-    def _weights(self, sampling: str) -> np.ndarray:
-        """Pair.weight, for other samplings than "uniform" divided by the sum over the class."""
-        weights = np.array([pair.weight for pair in self.pairs], np.float64)
-        if sampling == "uniform":
-            return weights
-        if sampling == "foreground":  # fifths of the range that the shares have
-            shares = np.array([self._decoded(_key(pair))[..., 3].mean() for pair in self.pairs])
-            classes = np.digitize(shares, np.linspace(shares.min(), shares.max(), 6)[1:-1])
-        else:
-            names = [p.source if sampling == "source" else str(sorted(p.tags)) for p in self.pairs]
-            classes = np.unique(names, return_inverse=True)[1]
-        return weights / np.bincount(classes, weights)[classes]
-
-
-def _key(pair: Pair) -> tuple[str, Path, Path | None]:
-    """What is decoded of a pair, whatever is behind it."""
-    return "cut-out" if pair.background else pair.mask_kind, pair.image, pair.mask
-
-
-@functools.cache
-def _decoders(_process: int) -> ThreadPoolExecutor:
-    """Threads that decode, a set for each process. They are kept: one that is just ending may hold
-    a lock of OpenCV's, and a worker forked at that moment would wait for it for ever."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
 class EpochSampler(Sampler):
@@ -196,31 +141,26 @@ def make_loaders(
     batch_size: int = 8,
     augment: str = "light",
     seed: int = 0,
-    workers: int | None = None,
-    cache: str = "auto",
-    sampling: str = "uniform",
+    workers: int = -1,
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
     None without val pairs.
 
     The last train batch is dropped when it is not full (one image alone would upset batch norm),
-    unless it is the only one. `workers`: processes that load; None or -1: as many as pay. They and
-    `cache` change no batch. `cache`, `sampling`: see PairDataset.
+    unless it is the only one. `workers`: processes that load; -1: as many as pay. They change no
+    batch. Raises DataError where no mask shows anything.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if not source.train:
-        raise DataError(f"{source.name}: no training pairs in {source.root}")
     cv2.setNumThreads(0)  # a forked OpenCV thread pool can hang; photos are decoded side by side
     gpu = torch.cuda.is_available()
 
     def load(pairs: Sequence[Pair], train: bool) -> DataLoader:
-        how = (augment, seed, cache, sampling) if train else ("none", seed, cache)
-        dataset = PairDataset(pairs, Preprocess(size), *how).preload()
-        processes = workers
-        if workers is None or workers < 0:  # starting them costs too much where they are not forked
-            pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
-            processes = min(os.cpu_count() or 1, 8) if pays else 0
+        dataset = PairDataset(pairs, Preprocess(size), augment if train else "none", seed)
+        # into the cache now: workers share it, and a damaged file is named before training starts
+        for n in trange(len(pairs) if dataset.cached else 0, desc="decoding", delay=1, leave=False):
+            dataset.arrays(n)
+        # starting workers costs too much where they are not forked
+        pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
+        processes = workers if workers >= 0 else min(os.cpu_count() or 1, 8) * pays
         return DataLoader(
             dataset,
             batch_size,
@@ -231,4 +171,23 @@ def make_loaders(
             persistent_workers=processes > 0,
         )
 
-    return load(source.train, True), load(source.val, False) if source.val else None
+    train = load(source.train, True)
+    _refuse_empty(train.dataset, source)
+    return train, load(source.val, False) if source.val else None
+
+
+def _refuse_empty(dataset: PairDataset, source: Source) -> None:
+    """Raises DataError where nothing in the masks of one of the source's sets reaches a half."""
+    largest: dict[str, tuple[int, Path]] = {}
+    for n, pair in enumerate(dataset.pairs):
+        name = pair.source if " + " in source.name else source.name
+        if pair.mask and largest.get(name, (0,))[0] < 128:
+            value = int(dataset.arrays(n)[1].max())
+            largest[name] = max(largest.get(name, (0, pair.mask)), (value, pair.mask))
+    for name, (value, path) in largest.items():
+        if value < 128:
+            with Image.open(path) as mask:
+                value = np.asarray(mask).max()
+            how = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
+            text = f"no mask of {name} has a foreground: the largest value is {value} ({path})"
+            raise DataError(f"{text}; {how}, 'backgrounds:FOLDER' if there is none in the photos")
