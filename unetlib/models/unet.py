@@ -74,7 +74,7 @@ class UNet(nn.Module):
             raise ValueError(f"upsampling is bilinear or transposed, not {upsampling!r}")
         if base < 2 or depth < 1:
             raise ValueError(f"base is at least 2 and depth at least 1, not {base} and {depth}")
-        self.depth, self.skips, self.half = depth, skips, half
+        self.depth, self.skips, self.halved = depth, skips, half  # nn.Module has a `half`
         narrow = 2 if upsampling == "bilinear" else 1
         widths = [base * 2**level for level in range(depth)]  # 64, 128, 256, 512
         below = 2 * widths[-1] // narrow  # 512 or 1024
@@ -94,16 +94,16 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(base, out_channels, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_size(x, self.depth + self.half)
+        check_size(x, self.depth + self.halved)
         size = x.shape[-2:]
-        features = [self.stem(self.shrink(x) if self.half else x)]  # (N, 64, H, W)
+        features = [self.stem(self.shrink(x) if self.halved else x)]  # (N, 64, H, W)
         for level in self.encoder:
             features.append(level(self.pool(features[-1])))  # (N, 128, H/2, W/2), ...
         x = self.drop(self.bottom(self.pool(features[-1])))  # (N, 512 or 1024, H/16, W/16)
         for level, skip in zip(self.decoder, reversed(features), strict=True):
             x = level(x, skip if self.skips else None, skip.shape[-2:])
         x = self.head(x)  # (N, 1, H, W)
-        return F.interpolate(x, size=size, mode="bilinear") if self.half else x
+        return F.interpolate(x, size=size, mode="bilinear") if self.halved else x
 
 
 class UNetDropout(UNet):
@@ -118,7 +118,7 @@ class UNetDropout(UNet):
 class UNetPooled(nn.Module):
     """A U-Net for portraits that pools before its first convolution, with no skip at full size.
 
-    Shape: float (N, 3, H, W), H and W multiples of 32 -> logits (N, 1, H, W).
+    Shape: float (N, 3, H, W), H and W any size of at least 32 -> logits (N, 1, H, W).
     """
 
     def __init__(self, base: int = 64, dropout: float = 0.3):
@@ -138,17 +138,15 @@ class UNetPooled(nn.Module):
         self.head = nn.Conv2d(base, 1, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[-2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"unet_pooled takes multiples of 32 pixels, not {height}×{width}")
-        features = []
+        check_size(x, 5)
+        features = [x]  # of which the photo itself only says the size
         for level in self.encoder:
-            x = level(F.max_pool2d(x, 2))  # (N, 64, H/2, W/2), ... (N, 512, H/32, W/32)
-            features.append(x)
-        skips = [None, *features[:-1]]
+            features.append(level(F.max_pool2d(features[-1], 2)))  # (N, 64, H/2, W/2), ...
+        x = features.pop()  # (N, 512, H/32, W/32)
         for up, level in zip(self.ups, self.decoder, strict=True):
-            x, skip = up(x), skips.pop()
-            x = level(x if skip is None else torch.cat([skip, x], dim=1))
+            skip = features.pop()
+            x = F.interpolate(up(x), size=skip.shape[-2:])  # after an odd size a pixel is missing
+            x = level(torch.cat([skip, x], dim=1) if features else x)
         return self.head(x)  # (N, 1, H, W)
 
 
