@@ -261,16 +261,13 @@ def test_damaged_files_and_those_of_another_kind(tmp_path, files, trained):
 
 
 def test_devices(files):
-    import onnxruntime
-
-    path = files["float32"]
-    assert OnnxNetwork(path, "cpu").runs_on == OnnxNetwork(path).runs_on == "cpu (ONNX Runtime)"
-    with pytest.raises(ValueError, match="mps"):
-        OnnxNetwork(path, "mps")
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("ONNX Runtime for GPUs is installed")
-    with pytest.raises(RuntimeError, match="onnxruntime-gpu"):
-        OnnxNetwork(path, "cuda")
+    assert OnnxNetwork(files["float32"]).runs_on == "cpu (ONNX Runtime)"
+    for name in ("mps", "cuda:1", "gpu"):
+        with pytest.raises(ValueError, match=f"device {name}: .*net.onnx runs on the CPU"):
+            Predictor(files["float32"], name)
+    if not torch.cuda.is_available():  # on a GPU PyTorch runs the .pth beside it
+        with pytest.raises(RuntimeError, match="finds only"):
+            Predictor("people", "cuda")
 
 
 def test_wrong_requests_write_nothing(trained, files, tmp_path):
@@ -278,7 +275,7 @@ def test_wrong_requests_write_nothing(trained, files, tmp_path):
     target.write_bytes(b"earlier")
     with pytest.raises(ValueError, match="there are float32, float16, int8"):
         export_onnx(trained, target, "floot16")
-    with pytest.raises(ValueError, match="calibrated"):
+    with pytest.raises(ValueError, match="calibrated.*--source"):
         export_onnx(trained, target, "int8")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         export_onnx(tmp_path / "none.pth", target)
@@ -309,7 +306,12 @@ def test_the_command(project):
     before = {path: sha256(path) for path in project.rglob("*") if path.is_file()}
     sizes = []
     for precision, end in (("float32", ""), ("float16", "_float16"), ("int8", "_int8")):
-        done = CliRunner().invoke(app, ["export", "--precision", precision])
+        how = [
+            "--precision",
+            precision,
+            *["--source", f"folder:{project / 'data'}"] * (end == "_int8"),
+        ]
+        done = CliRunner().invoke(app, ["export", *how])
         made = checkpoints / f"best_model{end}.onnx"
         assert (done.exit_code, done.output) == (0, f"written: {made}\n")
         sizes.append(made.stat().st_size)
@@ -338,6 +340,7 @@ def test_the_command_without_photos_as_a_process(project):
     for option in ("-o", "--source", "--network"):
         done = run(option, "")
         assert done.returncode == 2 and "is empty" in done.stderr
+    assert run("--precision", "int8", "--source", "folder:gone").returncode in (1, 2)
     done = run("--precision", "int8")
     assert done.returncode == 2 and "--source" in done.stderr and "Traceback" not in done.stderr
     done = run("-o", str(project / "mine.onnx"))
@@ -345,4 +348,3 @@ def test_the_command_without_photos_as_a_process(project):
     assert "mine.onnx" in done.stdout
     assert OnnxNetwork(project / "mine.onnx").name == "unet_small"
     assert run("nothing.pth").returncode == 1
-    assert run("-o", "x.pth").returncode == 2

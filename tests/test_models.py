@@ -93,17 +93,15 @@ def test_a_checkpoint_brings_the_model_back(name, tmp_path):
 
 
 @every_model
-def test_one_image_can_be_trained_on_but_none_that_is_too_small(name):
+def test_one_image_can_be_trained_on(name):
     model = small_model(name)
     assert all(output.isfinite().all() for output in maps(model(images(1, 64, 64))))
-    with pytest.raises(ValueError, match="(16×16|32×32) pixels.*, not 8×64"):
-        model(torch.zeros(1, 3, 8, 64))
 
 
 def test_errors_say_what_is_known():
     with pytest.raises(ValueError, match=r"'unet_smal'.*unet_small.*Did you mean 'unet_small'"):
         build_model("unet_smal")
-    with pytest.raises(ValueError, match=r"unet takes no argument 'width'; it takes in_channels, "):
+    with pytest.raises(ValueError, match=r"needs 16×16 pixels or more, not .*8, 64"):
+        small_model("unet")(torch.zeros(1, 3, 8, 64))
+    with pytest.raises(ValueError, match=r"unet takes no argument 'width'; it takes base, "):
         build_model("unet", width=3)
-    with pytest.raises(ValueError, match="bilinear or transposed, not 'nearest'"):
-        build_model("unet", upsampling="nearest")

@@ -1,11 +1,8 @@
 """Checkpoint -> ONNX file -> the callable that `Predictor` runs, the last without PyTorch."""
 
-from __future__ import annotations
-
 import copy
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,40 +17,35 @@ from unetlib.paths import whole
 from unetlib.pretrained import NETWORKS
 
 FORMAT = "unetlib-onnx"
-CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxNetwork:
     """A network of an ONNX file: float32 (N, 3, H, W) -> float32 (N, h, w), without PyTorch.
 
-    device: "cpu", "cuda", or "auto": CUDA where it works. threads: cores, None: all. Safe to call
-    from several threads. Other programs' files work too if they map an input (N, 3, H, W) to
-    probabilities (N, 1, h, w); their normalisation is ImageNet's, or known by `pretrained`.
-    Raises CheckpointError, RuntimeError for an absent GPU, ValueError also when called: for a size
-    that it cannot take.
+    threads: cores, None: all. Safe to call from several threads. Other programs' files work too if
+    they map an input (N, 3, H, W) to probabilities (N, 1, h, w); their normalisation is ImageNet's,
+    or known by `pretrained`. It runs on CPUs. Raises CheckpointError; ValueError for another
+    device than "auto" or "cpu", and when called: for a size that it cannot take.
     """
 
     def __init__(self, path: str | Path, device: Any = "auto", threads: int | None = None):
         import onnxruntime
 
-        self.path, device = Path(path), str(device).lower()
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device {device!r}: an ONNX network runs on auto, cpu or cuda")
+        self.path, self.runs_on = Path(path), "cpu (ONNX Runtime)"
+        if str(device).lower() not in ("auto", "cpu"):
+            raise ValueError(
+                f"device {device}: {path} runs on the CPU, the .pth of a training on GPUs"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4  # its errors are raised as well
         options.add_session_config_entry("session.force_spinning_stop", "1")  # cores are left free
-        wanted = {CPU} if device == "cpu" else {CPU, GPU}
-        providers = [one for one in onnxruntime.get_available_providers() if one in wanted]
+        providers = ["CPUExecutionProvider"]
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no class in common
             why = " ".join(str(error).split())
             raise CheckpointError(f"{path} is damaged, or no ONNX file: {why:.400}") from error
-        found = "cuda" if self.session.get_providers()[0] == GPU else "cpu"
-        if device not in ("auto", found):
-            raise RuntimeError("ONNX Runtime finds no GPU: pip install onnxruntime-gpu")
-        self.runs_on = f"{found} (ONNX Runtime)"
         ends = [*self.session.get_inputs(), self.session.get_outputs()[0]]
         self.input, self.output = ends[0].name, ends[-1].name
         shapes = [[n if isinstance(n, int) else None for n in one.shape] for one in ends]
@@ -64,8 +56,8 @@ class OnnxNetwork:
                 is_ = " and ".join(f"{one.type} {one.shape}" for one in ends)
                 raise CheckpointError(f"{path}: not float (N, 3, H, W) to (N, 1, H, W) but {is_}")
         meta = self.session.get_modelmeta().custom_metadata_map
-        own = meta.get("format") == json.dumps(FORMAT)
-        facts = {key: json.loads(value) for key, value in meta.items()} if own else {}
+        own = meta if FORMAT in meta.get("format", "") else {}
+        facts = {key: json.loads(value) for key, value in own.items()}
         size = self.path.stat().st_size  # by which public files are known, whatever their names
         public = next((one for one in NETWORKS.values() if one.bytes == size and not own), None)
         self.name = facts.get("model", self.path.stem)
@@ -76,13 +68,12 @@ class OnnxNetwork:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         try:  # one by one: a batch makes a CPU no quicker, and takes more memory
-            inputs = ({self.input: one[None]} for one in batch)
-            answers = [self.session.run([self.output], one)[0][0, 0] for one in inputs]
+            softs = [self.session.run([self.output], {self.input: one[None]})[0] for one in batch]
         except Exception as error:  # as above
             sizes = f"{batch.shape[2:]}, its own size is {self.preprocess.size}"
             why = " ".join(str(error).split())
             raise ValueError(f"{self.path.name} failed at {sizes}: {why:.400}") from error
-        soft = np.stack(answers, dtype=np.float32)
+        soft = np.concatenate(softs, dtype=np.float32)[:, 0]
         if self.answer == "logits":
             soft = np.exp(-np.logaddexp(0, -soft))
         elif self.answer == "range":
@@ -104,22 +95,28 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     """
     if precision not in EXPORTED:
         raise ValueError(f"precision {precision!r}: there are {', '.join(EXPORTED)}")
+    if precision == "int8" and not len(calibration):
+        raise ValueError("int8 is calibrated on photos of the train set: --source names them")
     need("onnx", "onnxscript", extra="onnx")
     import onnx
+    from onnxruntime.quantization import QuantType, quantize_static
 
-    if precision == "int8" and not len(calibration):
-        raise ValueError("int8 is calibrated on photos of the train set: none were given")
     proto, facts = _trace(checkpoint)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
-        if precision == "int8":
-            how = Preprocess(**facts["preprocess"])
-            batches = ({"image": to_array(read_photo(one), how)[None]} for one in calibration)
-            _quantize(proto, batches, part)
-            proto = onnx.load(part)
-        elif precision == "float16":
+        if precision == "float16":
             _halve(proto)
+        elif precision == "int8":
+            photos, how = map(read_photo, calibration), Preprocess(**facts["preprocess"])
+            batches = ({"image": to_array(photo, how)[None]} for photo in photos)
+            reader = SimpleNamespace(get_next=lambda: next(batches, None))
+            # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
+            kind = {"activation_type": QuantType.QUInt8, "per_channel": True, "reduce_range": True}
+            known = {"onnx.quant.pre_process": "onnxruntime.quant"}  # else that is advised
+            onnx.helper.set_model_props(proto, known)
+            quantize_static(proto, part, reader, **kind)
+            proto = onnx.load(part)
         facts["precision"] = precision
         onnx.helper.set_model_props(proto, {key: json.dumps(facts[key]) for key in facts})
         onnx.save(proto, part)
@@ -161,15 +158,3 @@ def _halve(proto: Any) -> None:
             weight.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
             cast = helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT)
             proto.graph.node.insert(0, cast)
-
-
-def _quantize(proto: Any, batches: Iterator[dict[str, np.ndarray]], path: Path) -> None:
-    """Write it with int8 weights, and uint8 between the layers in the ranges seen on `batches`."""
-    from onnx.helper import set_model_props
-    from onnxruntime.quantization import QuantType, quantize_static
-
-    reader = SimpleNamespace(get_next=lambda: next(batches, None))
-    # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
-    how = {"activation_type": QuantType.QUInt8, "per_channel": True, "reduce_range": True}
-    set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it is advised
-    quantize_static(proto, path, reader, **how)

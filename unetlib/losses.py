@@ -4,10 +4,7 @@ All take logits (N, 1, H, W) and a target of the same shape in [0, 1], soft matt
 in float32 and return a 0-d tensor, at least 0; a NaN in either makes it NaN.
 """
 
-from __future__ import annotations
-
 import math
-import re
 from collections.abc import Callable
 
 import cv2
@@ -106,7 +103,6 @@ def signed_distance(target: Tensor) -> Tensor:
 
 FUNCTIONS = (bce_loss, dice_loss, focal_loss, tversky_loss, lovasz_loss, boundary_loss)
 LOSSES = {function.__name__.removesuffix("_loss"): function for function in FUNCTIONS}
-TERM = re.compile(r"(?:(\d*\.?\d+(?:e-?\d+)?)\*)?(\w+)")  # weight and name
 
 
 def build_loss(spec: str) -> Callable[[Tensor | dict[str, Tensor], Tensor], dict[str, Tensor]]:
@@ -119,25 +115,21 @@ def build_loss(spec: str) -> Callable[[Tensor | dict[str, Tensor], Tensor], dict
     Raises ValueError for an unknown name, numbers out of range and text that cannot be read.
     """
     weights: dict[str, float] = {}
-    plain = re.sub(r"([^+]*)\bbce_dice\b", r"\1bce+\1dice", "".join(spec.split()))
-    for text in plain.split("+"):
-        if not (match := TERM.fullmatch(text)):
-            raise ValueError(f"cannot read {text!r} in {spec!r}; write it like bce + 0.5*dice")
-        weight, name = float(match[1] or 1), match[2]
-        if name not in LOSSES:
-            known = f"{', '.join(LOSSES)}, bce_dice.{hint(name, LOSSES)}"
-            raise ValueError(f"no loss is called {name!r}; there are {known}")
-        if name in weights or not 0 < weight < math.inf:
-            raise ValueError(f"{name} stands twice or has no finite weight above 0 in {spec!r}")
-        weights[name] = weight
+    for text in "".join(spec.split()).split("+"):
+        factor, _, given = text.rpartition("*")
+        for name in ("bce", "dice") if given == "bce_dice" else (given,):
+            if name not in LOSSES:
+                known = f"{', '.join(LOSSES)}, bce_dice.{hint(name, LOSSES)}"
+                raise ValueError(f"no loss is called {name!r}; there are {known}")
+            if name in weights or not 0 < float(factor or 1) < math.inf:
+                raise ValueError(f"{name} stands twice or has no finite weight above 0: {spec!r}")
+            weights[name] = float(factor or 1)
 
     def loss(output: Tensor | dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         maps = output if isinstance(output, dict) else {"loss": output}
-        sums, terms = {}, []
-        for key, logits in maps.items():
-            terms.append({name: LOSSES[name](logits, target) for name in weights})
-            sums[key] = sum(weights[name] * value for name, value in terms[-1].items())
-        return {"loss": sum(sums.values()), **sums, **terms[0]}
+        terms = {key: {n: LOSSES[n](x, target) for n in weights} for key, x in maps.items()}
+        sums = {key: sum(weights[n] * found[n] for n in weights) for key, found in terms.items()}
+        return {"loss": sum(sums.values()), **sums, **next(iter(terms.values()))}
 
     return loss
 

@@ -1,7 +1,5 @@
 """Photo -> soft mask at the photo's own size; an exported network (.onnx) runs without torch."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -84,9 +82,11 @@ class Predictor:
             kind = TorchNetwork
             if isinstance(one, (str, os.PathLike)):
                 one = pretrained.find(one)
-                kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
                 known = pretrained.NETWORKS.get(pretrained.name_of(one))
                 self.flip |= flip is None and known is not None and known.flip
+                twin = one.with_suffix(".pth")  # of the same weights, for what ONNX runs not on
+                one = twin if str(device) not in ("auto", "cpu") and twin.is_file() else one
+                kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
             self.networks.append(kind(one, device, threads))
         self.preprocess = self.networks[0].preprocess
         self.preprocess = self._at_size(size)

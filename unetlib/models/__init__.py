@@ -1,7 +1,5 @@
 """Image tensor -> logits. `build_model(name, **args)` makes any network of the project by name."""
 
-from __future__ import annotations
-
 import inspect
 from functools import partial
 

@@ -4,8 +4,6 @@ Qin, Zhang, Huang, Dehghan, Zaiane and Jagersand, "U²-Net: Going Deeper with Ne
 for Salient Object Detection", Pattern Recognition 2020, https://arxiv.org/abs/2005.09007.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,8 +13,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from unetlib.models.unet import check_size
 
 HEIGHTS = (7, 6, 5, 4, 4, 4)  # of the stages, full size first: convolutions on their way down
 ENCODER = ((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512))
@@ -92,7 +88,6 @@ class U2Net(nn.Module):
 
     def outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """All seven maps of logits at full size: d0 the fusion, d1 (full size) to d6 (1/32)."""
-        check_size(x, 5)
         size, features = x.shape[-2:], []
         for k, stage in enumerate(self.encoder):
             x = stage(halve(x) if k else x)  # (N, 64, H, W), (N, 128, H/2, W/2), ...

@@ -5,8 +5,6 @@
 has their files. All of them, with their licences, are in networks.json.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -64,10 +62,9 @@ def find(name: str | os.PathLike, weights: bool = False) -> Path:
     A public network that is not here yet is downloaded, with a line on its licence. `weights`: the
     .pth file, for whoever needs PyTorch's weights, to fine-tune or to export.
 
-    Raises:
-        FileNotFoundError: no such name (says which is near), no such file, or no own training yet.
-        CheckpointError: a folder, or with `weights` a network that has none.
-        DownloadError: the download failed; what arrived is kept, and the same call goes on.
+    Raises FileNotFoundError for no such name (says which is near), no such file, no own training
+    yet; CheckpointError for a folder, and with `weights` for a network that has none;
+    DownloadError: what arrived is kept, and the same call goes on.
     """
     text = os.fspath(name)
     if text == "best":
