@@ -198,15 +198,15 @@ def test_a_file_of_another_program_with_seven_maps(tmp_path, shape):
     ("changed", "words"),
     [
         ({"shape": (1, 4, 48, 40), "channels": 1}, r"\[1, 4, 48, 40\]"),
-        ({"channels": 3}, r"and tensor\(float\) \[1, 3, 48, 40\]"),
+        ({"channels": 3}, r"to tensor\(float\) \[1, 3, 48, 40\]"),
         ({"kind": "FLOAT16"}, "float16"),
         ({"shape": (4, 3, 48, 40)}, r"\[4, 3, 48, 40\]"),  # always four at once
         ({"shape": (1, 48, 40, 3)}, r"\[1, 48, 40, 3\]"),
-        ({"more": True}, r"tensor\(uint8\) \['extra'\]"),
+        ({"more": True}, r"and tensor\(uint8\) \['extra'\] to"),
     ],
 )
 def test_another_kind_of_network_is_named(tmp_path, changed, words):
-    with pytest.raises(CheckpointError, match=f"other.onnx: not float.*{words}"):
+    with pytest.raises(CheckpointError, match=f"other.onnx maps .*{words}.*export it as"):
         OnnxNetwork(foreign(tmp_path / "other.onnx", **changed))
 
 

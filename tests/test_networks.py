@@ -121,6 +121,27 @@ def test_networks_lists_all(capsys, root):
     assert "yes" in lines[1] and "MIT" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("page.onnx", b"\n<!DOCTYPE html><title>404</title>", "page.onnx is a web page"),
+        ("page.pth", b"<html></html>", "page.pth is a web page"),
+        ("empty.onnx", b"", "empty.onnx is damaged"),
+        ("half.pth", (SHIPPED / "people_unet.pth").read_bytes()[:9999], "half.pth is damaged"),
+        ("folder.onnx", None, "folder.onnx' is a folder"),
+    ],
+)
+def test_what_is_no_network_is_one_line(tmp_path, astronaut, name, content, says):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    command = [sys.executable, "-m", "unetlib", "cut", astronaut, "--network", path]
+    done = subprocess.run(
+        [*map(str, command), "-o", tmp_path / "o"], capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2) and says in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("unetlib: ")
+
+
 # Downloads
 
 

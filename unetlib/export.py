@@ -33,9 +33,7 @@ class OnnxNetwork:
 
         self.path, self.runs_on = Path(path), "cpu (ONNX Runtime)"
         if str(device).lower() not in ("auto", "cpu"):
-            raise ValueError(
-                f"device {device}: {path} runs on the CPU, the .pth of a training on GPUs"
-            )
+            raise ValueError(f"device {device}: {path} runs on the CPU, a training's .pth on GPUs")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4  # its errors are raised as well
@@ -53,8 +51,10 @@ class OnnxNetwork:
             case "tensor(float)", [[None | 1, 3, h, w], [None | 1, None | 1, _, _]]:
                 usual = {"size": (h or 320, w or 320)}  # what rembg feeds
             case _:
-                is_ = " and ".join(f"{one.type} {one.shape}" for one in ends)
-                raise CheckpointError(f"{path}: not float (N, 3, H, W) to (N, 1, H, W) but {is_}")
+                *inputs, output = (f"{one.type} {one.shape}" for one in ends)
+                found = f"maps {' and '.join(inputs)} to {output}"
+                wanted = "tensor(float) (N, 3, H, W) to (N, 1, H, W)"
+                raise CheckpointError(f"{path} {found}: export it as a network from {wanted}")
         meta = self.session.get_modelmeta().custom_metadata_map
         own = meta if FORMAT in meta.get("format", "") else {}
         facts = {key: json.loads(value) for key, value in own.items()}
