@@ -84,7 +84,7 @@ class Predictor:
                 one = pretrained.find(one)
                 known = pretrained.NETWORKS.get(pretrained.name_of(one))
                 self.flip |= flip is None and known is not None and known.flip
-                twin = one.with_suffix(".pth")  # of the same weights, for what ONNX runs not on
+                twin = one.with_suffix(".pth")  # the same weights for PyTorch, which runs on GPUs
                 one = twin if str(device) not in ("auto", "cpu") and twin.is_file() else one
                 kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
             self.networks.append(kind(one, device, threads))
