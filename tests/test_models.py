@@ -8,7 +8,7 @@ from torch import nn
 
 from unetlib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unetlib.data.preprocess import Preprocess
-from unetlib.models import MODELS, build_model, complexity, count_parameters
+from unetlib.models import MODELS, build_model, count_parameters
 
 PARAMETERS = {  # as published
     "unet": 17_262_977,
@@ -41,9 +41,7 @@ def eval_model(name):
     return small_model(name).eval().requires_grad_(False)
 
 
-def images(name, count, height, width):
-    if name == "unet_pooled":  # multiples of 32 only
-        height, width = (-(-n // 32) * 32 for n in (height, width))
+def images(count, height, width):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -61,7 +59,7 @@ def test_parameters_are_the_published_numbers(name, parameters):
 @every_model
 @pytest.mark.parametrize("size", [(32, 32), (65, 47), (33, 100)])
 def test_any_size_in_the_same_size_out(name, size):
-    x = images(name, 2, *size)
+    x = images(2, *size)
     logits = eval_model(name)(x)
     torch.testing.assert_close(logits[1:], eval_model(name)(x[1:]), rtol=1e-3, atol=1e-5)
     assert logits.shape == (2, 1, *x.shape[-2:])
@@ -71,7 +69,7 @@ def test_any_size_in_the_same_size_out(name, size):
 @every_model
 def test_gradients_reach_every_parameter(name):
     model = small_model(name)
-    x = images(name, 2, 72, 88)
+    x = images(2, 72, 88)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = None  # so that one batch sets the running statistics
     outputs = maps(model.train()(x))
@@ -87,7 +85,7 @@ def test_gradients_reach_every_parameter(name):
 
 @every_model
 def test_a_checkpoint_brings_the_model_back(name, tmp_path):
-    model, x = eval_model(name), images(name, 1, 40, 56)
+    model, x = eval_model(name), images(1, 40, 56)
     path = save_checkpoint(tmp_path / "model.pth", Checkpoint(model, Preprocess(64)))
     again = load_checkpoint(path).model
     assert again.spec == model.spec == {"name": name, "args": SMALL.get(name, {})}
@@ -95,37 +93,15 @@ def test_a_checkpoint_brings_the_model_back(name, tmp_path):
 
 
 @every_model
-def test_one_image_can_be_trained_on_but_none_that_is_too_small(name):
+def test_one_image_can_be_trained_on(name):
     model = small_model(name)
-    assert all(output.isfinite().all() for output in maps(model(images(name, 1, 64, 64))))
-    with pytest.raises(ValueError, match="(16×16|32×32|32) pixels.*, not 8×64"):
-        model(torch.zeros(1, 3, 8, 64))
-
-
-def test_complexity_by_hand():
-    model = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.Conv2d(5, 1, 1)).train()
-    found = complexity(model, (8, 6))
-    weights = 3 * 5 * 9 + 5
-    assert found.parameters == weights + 5 + 1
-    assert found.macs == weights * 4 * 3
-    assert found.megabytes == pytest.approx(found.parameters * 4e-6)
-    assert model.training
+    assert all(output.isfinite().all() for output in maps(model(images(1, 64, 64))))
 
 
 def test_errors_say_what_is_known():
     with pytest.raises(ValueError, match=r"'unet_smal'.*unet_small.*Did you mean 'unet_small'"):
         build_model("unet_smal")
+    with pytest.raises(ValueError, match=r"needs 16×16 pixels or more, not .*8, 64"):
+        small_model("unet")(torch.zeros(1, 3, 8, 64))
     with pytest.raises(ValueError, match=r"unet takes no argument 'width'; it takes base, "):
         build_model("unet", width=3)
-    with pytest.raises(
-        ValueError, match=r"no argument 'backbone'; it takes decoder_widths, pretrained"
-    ):
-        build_model("unet_resnet18", backbone="resnet34")
-    with pytest.raises(ValueError, match="bilinear or transposed, not 'nearest'"):
-        build_model("unet", upsampling="nearest")
-    with pytest.raises(ValueError, match="multiples of 32 pixels, not 65×40"):
-        small_model("unet_pooled")(torch.zeros(1, 3, 65, 40))
-    with pytest.raises(ValueError, match="four or five numbers, not"):
-        build_model("unet_resnet18", decoder_widths=(64, 32))
-    with pytest.raises(ValueError, match="6 pairs of widths in encoder and 5 in decoder"):
-        build_model("u2net", encoder=[(4, 8)] * 5)

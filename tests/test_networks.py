@@ -15,9 +15,9 @@ from PIL import Image
 from unetlib.app.cli import main
 from unetlib.checkpoint import load_checkpoint
 from unetlib.data.download import DownloadError
-from unetlib.data.preprocess import to_array
+from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError
-from unetlib.pretrained import NETWORKS, SHIPPED, find, find_checkpoint, name_of, recognise
+from unetlib.pretrained import NETWORKS, SHIPPED, find, name_of
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_shipped_files_are_small_and_hold_weights_only():
     assert {"people.pth", "people.onnx", "people_unet.pth", "people.yaml", "people.md"} <= names
     for name in ("people", "people_unet"):  # no place of any machine
         extra = load_checkpoint(SHIPPED / f"{name}.pth").extra
-        assert "/" not in extra["source"].replace(" / ", "")
+        assert "/" not in extra.get("source", "").replace(" / ", "")
 
 
 def test_cut_takes_people_without_being_asked_and_without_pytorch(astronaut, tmp_path):
@@ -77,36 +77,38 @@ def test_cut_takes_people_without_being_asked_and_without_pytorch(astronaut, tmp
     [
         ("poeple", "no network is called 'poeple'.*Did you mean 'people'"),
         ("isnet", "no network is called 'isnet'.*isnet-general-use"),
+        ("People", "Did you mean 'people'"),
+        ("~/u2nett.onnx", "there is no /.*u2nett.onnx.*Did you mean 'u2net"),
+        ("mine.onnx", "'mine.onnx' not found.*There are people, .*best, and files"),
         (".", "is a folder"),
     ],
 )
 def test_a_name_that_is_none_is_met_with_near_ones(name, says):
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises((FileNotFoundError, CheckpointError), match=says) as error:
         find(name)
+    assert "\n" not in str(error.value)
 
 
 def test_best_is_the_newest_of_the_two_files_of_a_training(root):
     with pytest.raises(FileNotFoundError, match="no network of your own yet.*unetlib run"):
         find("best")
-    with pytest.raises(FileNotFoundError, match="not found.*unetlib train"):
-        find("mine.onnx")
     folder = root / "outputs" / "checkpoints"
     folder.mkdir(parents=True)
     for name, seconds in (("best_model.pth", 1000), ("best_model.onnx", 2000)):
         (folder / name).touch()
         os.utime(folder / name, (seconds, seconds))
     assert find("best").name == "best_model.onnx"
-    assert find_checkpoint("best").name == "best_model.pth"
+    assert find("best", weights=True).name == "best_model.pth"
     os.utime(folder / "best_model.pth")
     assert find("best").name == "best_model.pth"
 
 
 def test_public_networks_and_exported_files_are_no_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="'u2netp' is a public network and has no checkpoint"):
-        find_checkpoint("u2netp")
+        find("u2netp", weights=True)
     shutil.copy(SHIPPED / "people.onnx", tmp_path / "mine.onnx")
     with pytest.raises(CheckpointError, match="give the checkpoint"):
-        find_checkpoint(tmp_path / "mine.onnx")
+        find(tmp_path / "mine.onnx", weights=True)
     assert name_of(find("people")) == "people" and name_of(tmp_path / "mine.onnx") == ""
 
 
@@ -119,20 +121,54 @@ def test_networks_lists_all(capsys, root):
     assert "yes" in lines[1] and "MIT" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("page.onnx", b"\n<!DOCTYPE html><title>404</title>", "page.onnx is a web page"),
+        ("page.pth", b"<html></html>", "page.pth is a web page"),
+        ("empty.onnx", b"", "empty.onnx is damaged"),
+        ("half.pth", (SHIPPED / "people_unet.pth").read_bytes()[:9999], "half.pth is damaged"),
+        ("folder.onnx", None, "folder.onnx' is a folder"),
+    ],
+)
+def test_what_is_no_network_is_one_line(tmp_path, astronaut, name, content, says):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    command = [sys.executable, "-m", "unetlib", "cut", astronaut, "--network", path]
+    done = subprocess.run(
+        [*map(str, command), "-o", tmp_path / "o"], capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2) and says in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("unetlib: ")
+
+
 # Downloads
 
 
-def test_what_is_in_the_cache_is_not_downloaded_again(cache):
+def test_what_is_in_the_cache_as_a_whole_is_not_downloaded_again(server, cache, monkeypatch):
+    monkeypatch.setenv("UNETLIB_NETWORKS_URL", server.address)
+    server.plan = ["404"]
     cache.mkdir(parents=True)
-    (cache / "silueta.onnx").write_bytes(b"x")
-    assert find("silueta") == cache / "silueta.onnx"
-    assert recognise(cache / "silueta.onnx") is None  # not by its name
+    (cache / "u2netp.onnx").write_bytes(b"half of it")
+    with pytest.raises(DownloadError, match=r"could not download .*/u2netp.onnx: 404"):
+        find("u2netp")
+    os.truncate(cache / "u2netp.onnx", NETWORKS["u2netp"].bytes)
+    assert find("u2netp") == cache / "u2netp.onnx" and server.paths == ["/u2netp.onnx"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(server, cache, monkeypatch, capsys):
+    monkeypatch.setenv("UNETLIB_NETWORKS_URL", server.address)
+    cache.parent.write_text("a file where the folder would be: for root nothing is read-only")
+    with pytest.raises(SystemExit) as ended:
+        main(["cut", "x.png", "--network", "u2netp"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1 and said.startswith(f"unetlib: cannot write {cache}")
 
 
 def test_a_mirror_is_asked_and_a_wrong_checksum_leaves_nothing(server, cache, monkeypatch, capsys):
     server.files = {"/u2net.onnx": b"not a network"}
     monkeypatch.setenv("UNETLIB_NETWORKS_URL", server.address)
-    with pytest.raises(DownloadError, match="'u2net'.*SHA-256 .*Without a connection"):
+    with pytest.raises(DownloadError, match="u2net.onnx has the SHA-256 .*expected was"):
         find("u2net")
     assert not list(cache.glob("*")) and server.paths == ["/u2net.onnx"]
     said = capsys.readouterr().err
@@ -168,7 +204,7 @@ def test_public_networks_see_photos_as_their_authors_show_them(name, side, momen
     picture = np.asarray(Image.fromarray(coarse).resize((100, 70), Image.Resampling.BICUBIC))
     small = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
     x = normalised(picture, (side, side), *moments, top=small.max() if by_max else 255)
-    np.testing.assert_allclose(to_array(picture, network.preprocess), x[0], atol=2e-4)
+    np.testing.assert_allclose(to_array(picture, Preprocess(**network.preprocess)), x[0], atol=2e-4)
     assert network.answer == answer and network.size == side and len(network.sha256) == 64
 
 
@@ -179,7 +215,7 @@ def test_public_networks_see_photos_as_their_authors_show_them(name, side, momen
 def test_modnet_keeps_the_shape_of_photos(given, fed):
     """The shorter side becomes 512 unless the photo is about that size, both multiples of 32."""
     picture = np.random.default_rng(2).integers(100, 130, (*given, 3), np.uint8)
-    how = NETWORKS["modnet"].preprocess
+    how = Preprocess(**NETWORKS["modnet"].preprocess)
     assert how.size_for(*given) == fed
     x = to_array(picture, replace(how, size=fed))
     np.testing.assert_allclose(x, normalised(picture, fed, HALF, HALF)[0], atol=2e-2)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from unetlib.models import DoubleConv, build_model
+from unetlib.models import build_model
+from unetlib.models.unet import DoubleConv
 
 
 def test_where_the_dropout_of_the_two_older_u_nets_is():

@@ -4,18 +4,14 @@ All take logits (N, 1, H, W) and a target of the same shape in [0, 1], soft matt
 in float32 and return a 0-d tensor, at least 0; a NaN in either makes it NaN.
 """
 
-from __future__ import annotations
-
 import math
-import re
 from collections.abc import Callable
-from functools import partial
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unetlib.errors import hint
 
@@ -31,8 +27,6 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
     Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002; |p − t| suits soft mattes as well.
     `alpha` in [0, 1] weighs the foreground, 1 − alpha the background; `gamma` is at least 0.
     """
-    if not 0 <= alpha <= 1 or not gamma >= 0:
-        raise ValueError(f"alpha is in [0, 1] and gamma at least 0, not {alpha} and {gamma}")
     x, t = _float32(logits, target)
     cross_entropy = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     miss = (x.sigmoid() - t).abs().clamp(min=1e-37) ** gamma  # gamma < 1: infinite slope at 0
@@ -54,10 +48,8 @@ def tversky_loss(
     """Dice whose two errors cost differently, per image, then the mean: in [0, 1).
 
     1 − (tp + s/2) / (tp + alpha·fp + beta·fn + s/2) with tp = Σpt, fp = Σp(1 − t), fn = Σ(1 − p)t.
-    Salehi et al., MLMI 2017, https://arxiv.org/abs/1706.05721.
+    All three numbers are above 0. Salehi et al., MLMI 2017, https://arxiv.org/abs/1706.05721.
     """
-    if not min(alpha, beta, smooth) > 0:
-        raise ValueError(f"not greater than 0: one of alpha {alpha}, beta {beta}, smooth {smooth}")
     x, t = (tensor.flatten(1) for tensor in _float32(logits, target))
     p = x.sigmoid()
     tp = (p * t).sum(1)
@@ -111,55 +103,34 @@ def signed_distance(target: Tensor) -> Tensor:
 
 FUNCTIONS = (bce_loss, dice_loss, focal_loss, tversky_loss, lovasz_loss, boundary_loss)
 LOSSES = {function.__name__.removesuffix("_loss"): function for function in FUNCTIONS}
-NUMBER = r"\d*\.?\d+(?:e-?\d+)?"
-TERM = re.compile(rf"(?:({NUMBER})\*)?(\w+)(?:\(((?:\w+={NUMBER},?)*)\))?")  # weight, name, given
 
 
-class MixedLoss(nn.Module):
-    """Weighted sum of losses; `terms`: name -> (weight, function of logits and target).
+def build_loss(spec: str) -> Callable[[Tensor | dict[str, Tensor], Tensor], dict[str, Tensor]]:
+    """A loss by its name in LOSSES, or a weighted sum: "bce + 0.5*dice"; "bce_dice" is bce + dice.
 
-    Returns {"loss": weighted sum, and each term by its name, before its weight}, 0-d tensors. For a
-    dict of logit maps (U²-Net in training) "loss" is the sum over all maps, each map's own loss
-    stands under its name, and the terms are the first map's.
-    """
+    It returns {"loss": weighted sum, and each term by its name, before its weight}, 0-d tensors.
+    For a dict of logit maps (U²-Net in training) "loss" is the sum over all maps, each map's own
+    loss stands under its name, and the terms are the first map's.
 
-    def __init__(self, terms: dict[str, tuple[float, Callable[..., Tensor]]]):
-        super().__init__()
-        self.terms = terms
-
-    def forward(self, output: Tensor | dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
-        maps = output if isinstance(output, dict) else {"loss": output}
-        sums, terms = {}, []
-        for key, logits in maps.items():
-            terms.append({name: loss(logits, target) for name, (_, loss) in self.terms.items()})
-            sums[key] = sum(self.terms[name][0] * value for name, value in terms[-1].items())
-        return {"loss": sum(sums.values()), **sums, **terms[0]}
-
-
-def build_loss(spec: str) -> MixedLoss:
-    """A loss by its name in LOSSES, or a weighted sum of several.
-
-    "dice", "bce + dice" (also called "bce_dice"), "0.5*bce + 2*tversky(alpha=0.2, beta=0.8)".
     Raises ValueError for an unknown name, numbers out of range and text that cannot be read.
     """
-    terms = {}
-    plain = re.sub(r"([^+]*)\bbce_dice\b", r"\1bce+\1dice", "".join(spec.split()))
-    for text in plain.split("+"):
-        if not (match := TERM.fullmatch(text)):
-            raise ValueError(f"cannot read {text!r} in {spec!r}; write it like bce + 0.5*dice")
-        weight, name = float(match[1] or 1), match[2]
-        if name not in LOSSES:
-            known = f"{', '.join(LOSSES)}, bce_dice.{hint(name, LOSSES)}"
-            raise ValueError(f"no loss is called {name!r}; there are {known}")
-        if name in terms or not 0 < weight < math.inf:
-            raise ValueError(f"{name} stands twice or has no finite weight above 0 in {spec!r}")
-        pairs = re.findall(r"(\w+)=([^,]+)", match[3] or "")
-        terms[name] = weight, partial(LOSSES[name], **{key: float(value) for key, value in pairs})
-    loss = MixedLoss(terms)
-    try:
-        loss(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    except TypeError as error:  # an argument that the loss does not take
-        raise ValueError(f"the loss {spec!r}: {error}") from None
+    weights: dict[str, float] = {}
+    for text in "".join(spec.split()).split("+"):
+        factor, _, given = text.rpartition("*")
+        for name in ("bce", "dice") if given == "bce_dice" else (given,):
+            if name not in LOSSES:
+                known = f"{', '.join(LOSSES)}, bce_dice.{hint(name, LOSSES)}"
+                raise ValueError(f"no loss is called {name!r}; there are {known}")
+            if name in weights or not 0 < float(factor or 1) < math.inf:
+                raise ValueError(f"{name} stands twice or has no finite weight above 0: {spec!r}")
+            weights[name] = float(factor or 1)
+
+    def loss(output: Tensor | dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        maps = output if isinstance(output, dict) else {"loss": output}
+        terms = {key: {n: LOSSES[n](x, target) for n in weights} for key, x in maps.items()}
+        sums = {key: sum(weights[n] * found[n] for n in weights) for key, found in terms.items()}
+        return {"loss": sum(sums.values()), **sums, **next(iter(terms.values()))}
+
     return loss
 
 

@@ -1,11 +1,9 @@
 """Photo -> soft mask at the photo's own size; an exported network (.onnx) runs without torch."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -36,7 +34,7 @@ def probabilities(model: Any, batch: Any) -> np.ndarray:
     import torch
 
     batch = torch.as_tensor(batch)
-    batch = batch.to(next(model.parameters(), batch).device)
+    batch = batch.to(next(model.parameters(), batch))  # its device and precision
     with torch.inference_mode():
         logits = model(batch.contiguous(memory_format=torch.channels_last))
         return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
@@ -48,20 +46,19 @@ class TorchNetwork:
     def __init__(self, checkpoint: Any, device: Any = "auto", threads: int | None = None):
         import torch
 
-        from unetlib.checkpoint import Checkpoint, load_checkpoint
+        from unetlib.checkpoint import load_checkpoint
         from unetlib.device import choose_device, describe_device
 
-        self.device = choose_device(device)  # the cheaper check before the file is read
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load_checkpoint(checkpoint, device="cpu")
+        device = choose_device(device)  # the cheaper check before the file is read
+        if isinstance(checkpoint, Path):
+            checkpoint = load_checkpoint(checkpoint)
         if threads:
             torch.set_num_threads(threads)
         self.checkpoint, self.preprocess = checkpoint, checkpoint.preprocess
         self.epoch, self.metrics = checkpoint.epoch, checkpoint.metrics
-        self.model = checkpoint.model.eval().to(self.device, memory_format=torch.channels_last)
-        spec = getattr(self.model, "spec", None) or {}
-        self.name = spec.get("name", type(self.model).__name__)
-        self.runs_on = describe_device(self.device)
+        self.model = checkpoint.model.eval().to(device, memory_format=torch.channels_last)
+        self.name = getattr(self.model, "spec", {}).get("name", type(self.model).__name__)
+        self.runs_on = describe_device(device)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return probabilities(self.model, batch)
@@ -71,7 +68,7 @@ class Predictor:
     """A trained model, or several, that is handed photos and returns soft masks.
 
     `network`: a name ("people", see `pretrained.NETWORKS`), a file of training or of `unetlib
-    export` (.onnx, needs no PyTorch), a Checkpoint in memory (its model is moved to `device`), or a
+    export` (ONNX, needs no PyTorch), a Checkpoint in memory (its model is moved to `device`), or a
     list of these, whose answers are averaged. `size`: the working size, an int or (H, W); None:
     that of the training. `flip` averages with the answer for the mirror image, in twice the time;
     None: as NETWORKS says. `threads`: cores; None: all. Safe to call from several threads.
@@ -82,14 +79,15 @@ class Predictor:
     def __init__(self, network: Any = "people", device="auto", size=None, flip=None, threads=None):
         self.networks, self.flip = [], bool(flip)
         for one in network if isinstance(network, (list, tuple)) else [network]:
+            kind = TorchNetwork
             if isinstance(one, (str, os.PathLike)):
                 one = pretrained.find(one)
-                entry = pretrained.NETWORKS.get(pretrained.name_of(one))
-                self.flip |= flip is None and entry is not None and entry.flip
-            exported = getattr(one, "suffix", "").lower() == ".onnx"
-            self.networks.append((OnnxNetwork if exported else TorchNetwork)(one, device, threads))
-        if not self.networks:
-            raise ValueError("no network given: the list is empty")
+                known = pretrained.NETWORKS.get(pretrained.name_of(one))
+                self.flip |= flip is None and known is not None and known.flip
+                twin = one.with_suffix(".pth")  # the same weights for PyTorch, which runs on GPUs
+                one = twin if str(device) not in ("auto", "cpu") and twin.is_file() else one
+                kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
+            self.networks.append(kind(one, device, threads))
         self.preprocess = self.networks[0].preprocess
         self.preprocess = self._at_size(size)
         self.model = getattr(self.networks[0], "model", None)  # of PyTorch
@@ -106,20 +104,17 @@ class Predictor:
     def predict(self, image: Any, size: Any = None) -> np.ndarray:
         """One photo (anything `open_photo` takes) -> soft mask, float32 (H, W) in [0, 1], of the
         photo's own size. `size` replaces the working size for this call."""
-        return self.predict_batch([image], size)[0]
+        photo = open_photo(image).rgb
+        return resize_soft(self.predict_small([photo], size)[0], *photo.shape[:2])
 
-    def predict_batch(self, images: Iterable[Any], size=None, batch_size=8) -> list[np.ndarray]:
+    def predict_batch(self, images: Iterable[Any], size: Any = None) -> list[np.ndarray]:
         """The same for many photos, of any sizes: their soft masks in the order given."""
-        photos, masks = (open_photo(image).rgb for image in images), []
-        step = 1 if self.preprocess.keep_shape else max(1, batch_size)
-        while batch := list(islice(photos, step)):
-            pairs = zip(self.predict_small(batch, size), batch, strict=True)
-            masks += [resize_soft(soft, *photo.shape[:2]) for soft, photo in pairs]
-        return masks
+        return [self.predict(image, size) for image in images]
 
     def predict_small(self, photos: Sequence[np.ndarray], size: Any = None) -> np.ndarray:
         """Photos, uint8 (H, W, 3) of any sizes, as one batch -> soft masks at the working size,
-        float32 (N, h, w) in [0, 1]: what `predict` enlarges."""
+        float32 (N, h, w) in [0, 1]: what `predict` enlarges. Raises ValueError for a network that
+        gives no probabilities."""
         shape, answers = self._at_size(size).size_for(*photos[0].shape[:2]), []
         for network in self.networks:
             how = replace(network.preprocess, size=shape, keep_shape=False)
@@ -127,10 +122,11 @@ class Predictor:
             answers.append(network(batch))
             if self.flip:
                 answers.append(network(np.ascontiguousarray(batch[..., ::-1]))[..., ::-1])
-        soft = np.mean(answers, axis=0)
-        if not np.isfinite(soft).all():
-            raise ValueError("the network answers NaN: its file is broken, use an earlier one")
-        return soft
+            low, high = np.min(answers), np.max(answers)
+            if not (low >= -1e-5 and high <= 1 + 1e-5):  # NaN fails too; rounding passes
+                found = f"probabilities are expected, not {low:.4g} to {high:.4g} (logits?)"
+                raise ValueError(f"network {network.name}: {found}")
+        return np.mean(answers, axis=0).clip(0, 1)
 
     def describe(self, size: Any = None) -> str:
         """One line: model, working size, device, and what training said of it."""

@@ -137,7 +137,7 @@ def run_training(o: TrainOptions):
     checkpoints = out / "checkpoints"
     # what can be wrong comes before the photos, which take time
     loss = build_loss(o.loss)
-    init_from = o.init_from and str(pretrained.find_checkpoint(o.init_from))
+    init_from = o.init_from and str(pretrained.find(o.init_from, weights=True))
     training.seed_everything(o.seed)
     chosen = {name: getattr(o, name) for name in ("base", "depth", "pretrained")}
     model = build_model(o.model, **{name: value for name, value in chosen.items() if value})

@@ -1,23 +1,14 @@
 """Image tensor -> logits. `build_model(name, **args)` makes any network of the project by name."""
 
-from __future__ import annotations
-
-import copy
 import inspect
 from functools import partial
-from typing import NamedTuple
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from unetlib.errors import hint
 from unetlib.models.backbone import BackboneUNet, TorchvisionSegmenter
-from unetlib.models.u2net import U2NETP, U2Net, load_official_u2net
-from unetlib.models.unet import DoubleConv, UNet, UNetDropout, UNetPooled, Up
-
-__all__ = ["MODELS", "DoubleConv", "UNet", "Up", "build_model", "complexity", "count_parameters"]
-__all__ += ["load_official_u2net"]
+from unetlib.models.u2net import U2NETP, U2Net
+from unetlib.models.unet import UNet, UNetDropout, UNetPooled
 
 LITE = partial(BackboneUNet, decoder_widths=(192, 96, 64, 32))
 MODELS = {
@@ -47,37 +38,21 @@ def build_model(name: str, **args) -> nn.Module:
     Returns the module with `model.spec = {"name": ..., "args": ...}`, which is what a checkpoint
     needs to build it again. `pretrained` is not part of it: the checkpoint has its own weights.
 
-    Raises ValueError for an unknown name or argument, RuntimeError where pretrained weights are
-    asked for and cannot be fetched.
+    Raises ValueError for an unknown name or argument, RuntimeError or ImportError where pretrained
+    weights are asked for and cannot be had.
     """
     if name not in MODELS:
         known = ", ".join(MODELS)
         raise ValueError(f"no model is called {name!r}; there are {known}.{hint(name, MODELS)}")
-    # the name stands for the backbone and the architecture
-    known = [*inspect.signature(MODELS[name]).parameters.keys() - {"backbone", "architecture"}]
-    if unknown := [key for key in args if key not in known]:
-        takes = ", ".join(sorted(known))
-        raise ValueError(f"{name} takes no argument {unknown[0]!r}; it takes {takes}")
+    takes = inspect.signature(MODELS[name]).parameters
+    if unknown := sorted(args.keys() - takes):
+        known = ", ".join(takes)
+        raise ValueError(f"{name} takes no argument {unknown[0]!r}; it takes {known}")
     model = MODELS[name](**args)
     model.spec = {"name": name, "args": {k: v for k, v in args.items() if k != "pretrained"}}
     return model
 
 
-class Complexity(NamedTuple):
-    parameters: int  # trainable ones
-    macs: int  # multiplications, each with an addition, for one image
-    megabytes: float  # the parameters as float32, 1 MB = 10**6 bytes
-
-
 def count_parameters(model: nn.Module) -> int:
     """How many numbers training adjusts."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def complexity(model: nn.Module, size: tuple[int, int] = (256, 256)) -> Complexity:
-    """The cost of `model` in eval mode for one RGB image of `size` (H, W), from shapes alone."""
-    shapes = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes(torch.empty(1, 3, *size, device="meta"))
-    parameters = count_parameters(model)
-    return Complexity(parameters, counter.get_total_flops() // 2, parameters * 4 / 1e6)

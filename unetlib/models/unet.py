@@ -4,8 +4,6 @@ Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Ima
 MICCAI 2015, https://arxiv.org/abs/1505.04597.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,14 +52,12 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """U-Net with batch norm and padded convolutions.
 
-    Shape: float (N, in_channels, H, W), H and W at least 2**depth, 2**(depth + 1) with `half` ->
-    logits (N, out_channels, H, W).
+    Shape: float (N, 3, H, W), H and W at least 2**depth, 2**(depth + 1) with `half` ->
+    logits (N, 1, H, W).
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 1,
         base: int = 64,  # channels of the first level; every level below has twice as many
         depth: int = 4,  # how many times the image is halved
         upsampling: str = "bilinear",  # see `Up`; this one halves the widths of the lower levels
@@ -70,18 +66,16 @@ class UNet(nn.Module):
         half: bool = False,  # work at half the size: wider for the same cost, without fine detail
     ):
         super().__init__()
-        if upsampling not in ("bilinear", "transposed"):
-            raise ValueError(f"upsampling is bilinear or transposed, not {upsampling!r}")
         if base < 2 or depth < 1:
             raise ValueError(f"base is at least 2 and depth at least 1, not {base} and {depth}")
-        self.depth, self.skips, self.half = depth, skips, half
-        narrow = 2 if upsampling == "bilinear" else 1
+        self.skips, self.halved = skips, half  # nn.Module has a `half`
+        narrow = {"bilinear": 2, "transposed": 1}[upsampling]
         widths = [base * 2**level for level in range(depth)]  # 64, 128, 256, 512
         below = 2 * widths[-1] // narrow  # 512 or 1024
         if half:
-            shrink = nn.Conv2d(in_channels, base, kernel_size=4, stride=2, padding=1, bias=False)
+            shrink = nn.Conv2d(3, base, kernel_size=4, stride=2, padding=1, bias=False)
             self.shrink = nn.Sequential(shrink, nn.BatchNorm2d(base), nn.ReLU(inplace=True))
-        self.stem = DoubleConv(base if half else in_channels, base)
+        self.stem = DoubleConv(base if half else 3, base)
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList(DoubleConv(width, 2 * width) for width in widths[:-1])
         self.bottom = DoubleConv(widths[-1], below)
@@ -91,19 +85,20 @@ class UNet(nn.Module):
             out = widths[level] // (narrow if level else 1)
             self.decoder.append(Up(below, widths[level] if skips else 0, out, upsampling))
             below = out
-        self.head = nn.Conv2d(base, out_channels, kernel_size=1)
+        self.head = nn.Conv2d(base, 1, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check_size(x, self.depth + self.half)
-        size = x.shape[-2:]
-        features = [self.stem(self.shrink(x) if self.half else x)]  # (N, 64, H, W)
+        size, least = x.shape[-2:], 2 ** (len(self.decoder) + self.halved)
+        if min(size) < least:
+            raise ValueError(f"this network needs {least}×{least} pixels or more, not {size}")
+        features = [self.stem(self.shrink(x) if self.halved else x)]  # (N, 64, H, W)
         for level in self.encoder:
             features.append(level(self.pool(features[-1])))  # (N, 128, H/2, W/2), ...
         x = self.drop(self.bottom(self.pool(features[-1])))  # (N, 512 or 1024, H/16, W/16)
         for level, skip in zip(self.decoder, reversed(features), strict=True):
             x = level(x, skip if self.skips else None, skip.shape[-2:])
         x = self.head(x)  # (N, 1, H, W)
-        return F.interpolate(x, size=size, mode="bilinear") if self.half else x
+        return F.interpolate(x, size=size, mode="bilinear") if self.halved else x
 
 
 class UNetDropout(UNet):
@@ -118,7 +113,7 @@ class UNetDropout(UNet):
 class UNetPooled(nn.Module):
     """A U-Net for portraits that pools before its first convolution, with no skip at full size.
 
-    Shape: float (N, 3, H, W), H and W multiples of 32 -> logits (N, 1, H, W).
+    Shape: float (N, 3, H, W), H and W any size of at least 32 -> logits (N, 1, H, W).
     """
 
     def __init__(self, base: int = 64, dropout: float = 0.3):
@@ -138,22 +133,12 @@ class UNetPooled(nn.Module):
         self.head = nn.Conv2d(base, 1, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[-2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"unet_pooled takes multiples of 32 pixels, not {height}×{width}")
-        features = []
+        features = [x]  # of which the photo itself only says the size
         for level in self.encoder:
-            x = level(F.max_pool2d(x, 2))  # (N, 64, H/2, W/2), ... (N, 512, H/32, W/32)
-            features.append(x)
-        skips = [None, *features[:-1]]
+            features.append(level(F.max_pool2d(features[-1], 2)))  # (N, 64, H/2, W/2), ...
+        x = features.pop()  # (N, 512, H/32, W/32)
         for up, level in zip(self.ups, self.decoder, strict=True):
-            x, skip = up(x), skips.pop()
-            x = level(x if skip is None else torch.cat([skip, x], dim=1))
+            skip = features.pop()
+            x = F.interpolate(up(x), size=skip.shape[-2:])  # after an odd size a pixel is missing
+            x = level(torch.cat([skip, x], dim=1) if features else x)
         return self.head(x)  # (N, 1, H, W)
-
-
-def check_size(x: torch.Tensor, halvings: int) -> None:
-    """Raises ValueError where images (N, C, H, W) are too small to be halved so many times."""
-    (height, width), least = x.shape[-2:], 2**halvings
-    if min(height, width) < least:
-        raise ValueError(f"this network needs {least}×{least} pixels or more, not {height}×{width}")

@@ -5,23 +5,18 @@
 has their files. All of them, with their licences, are in networks.json.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unetlib.data.download import DownloadError, cache_dir, fetch
-from unetlib.data.preprocess import Preprocess
+from unetlib.data.download import cache_dir, fetch
 from unetlib.errors import CheckpointError, hint
-from unetlib.paths import find_input, resolve, sha256
+from unetlib.paths import find_input, resolve
 
 SHIPPED = Path(__file__).parent
-SUFFIXES = (".pth", ".onnx")
 DEFAULT = "people"
-HOW = "Train one with `unetlib train` or `unetlib run`, or take people, the default"
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Network:
     url: str = ""  # of a public one's file
     sha256: str = ""
     bytes: int = 0
-    preprocess: Preprocess | None = None  # of a public one; our own files say it themselves
+    preprocess: dict | None = None  # of a public one, for Preprocess; our own files say it
     answer: str = "probability"  # or "range" (to be stretched to 0…1 in each photo), or "logits"
     paper: str = ""
 
@@ -45,94 +40,67 @@ class Network:
     def path(self) -> Path:
         return (cache_dir() / "networks" if self.url else SHIPPED) / self.file
 
-
-def _read(facts: dict) -> Network:
-    how = facts.pop("preprocess", None)
-    return Network(**facts, preprocess=Preprocess(**how) if how else None)
+    def fetched(self) -> Path:
+        """Its file, which is downloaded if it is public and not here as a whole."""
+        path = self.path
+        if not self.url or (path.is_file() and path.stat().st_size == self.bytes):
+            return path
+        server = os.environ.get("UNETLIB_NETWORKS_URL")
+        url = f"{server.rstrip('/')}/{self.file}" if server else self.url
+        facts = f"{self.about}. {self.bytes / 1e6:.0f} MB from {url}. Licence: {self.licence}"
+        print(f"{self.file}: {facts}", file=sys.stderr)
+        return fetch(url, path, self.sha256)
 
 
 _FACTS = json.loads((SHIPPED / "networks.json").read_text(encoding="utf-8"))
-NETWORKS = {name: _read(facts) for name, facts in _FACTS.items()}
+NETWORKS = {name: Network(**facts) for name, facts in _FACTS.items()}
 
 
-def find(name: str | os.PathLike) -> Path:
+def find(name: str | os.PathLike, weights: bool = False) -> Path:
     """The file of a network: a name of NETWORKS, "best" (your own last training), or a file.
 
-    A public network that is not here yet is downloaded, with a line on its licence.
+    A public network that is not here yet is downloaded, with a line on its licence. `weights`: the
+    .pth file, for whoever needs PyTorch's weights, to fine-tune or to export.
 
-    Raises:
-        CheckpointError: no network has such a name (says which are near).
-        FileNotFoundError: no such file, or no training of your own yet.
-        DownloadError: the download failed; what arrived is kept, and the same call goes on.
+    Raises FileNotFoundError for no such name (says which is near), no such file, no own training
+    yet; CheckpointError for a folder, and with `weights` for a network that has none;
+    DownloadError: what arrived is kept, and the same call goes on.
     """
     text = os.fspath(name)
     if text == "best":
-        return _best("best_model.onnx", "best_model.pth")
-    if text in NETWORKS:
-        return _fetched(text, NETWORKS[text])
+        files = ["best_model.pth"] if weights else ["best_model.onnx", "best_model.pth"]
+        paths = [resolve("outputs/checkpoints") / file for file in files]
+        if here := [path for path in paths if path.is_file()]:
+            return max(here, key=lambda path: path.stat().st_mtime_ns)
+        how = "Train one with `unetlib train` or `unetlib run`, or take people, the default"
+        raise FileNotFoundError(f"no network of your own yet: there is no {paths[-1]}. {how}")
+    if network := NETWORKS.get(text):
+        if weights and network.url:
+            raise CheckpointError(f"{text!r} is a public network and has no checkpoint of PyTorch")
+        return network.path.with_suffix(".pth") if weights else network.fetched()
     try:
         path = find_input(text)
     except FileNotFoundError as error:
-        if Path(text).suffix.lower() in SUFFIXES or Path(text).name != text:
-            raise FileNotFoundError(f"no network: {error}. {HOW}") from error
-        names = [*NETWORKS, "best"]
-        raise CheckpointError(
-            f"no network is called {text!r}.{hint(text, names)} There are {', '.join(names)}, and "
-            "files (.pth, .onnx)"
-        ) from error
+        near = hint(Path(text).stem.lower(), [*NETWORKS, "best"])
+        known = f"There are {', '.join(NETWORKS)}, best, and files (.pth, .onnx)"
+        raise FileNotFoundError(f"no network is called {text!r}: {error}.{near} {known}") from error
     if path.is_dir():
         raise CheckpointError(f"network {text!r} is a folder: name a network, or a file")
-    return path
-
-
-def find_checkpoint(name: str | os.PathLike) -> Path:
-    """The same for whoever needs weights of PyTorch, to fine-tune or to export: a .pth file.
-
-    Raises CheckpointError also for a public network, which has none.
-    """
-    text = os.fspath(name)
-    if text == "best":
-        return _best("best_model.pth")
-    if text in NETWORKS and NETWORKS[text].url:
-        raise CheckpointError(f"{text!r} is a public network and has no checkpoint of PyTorch")
-    path = SHIPPED / f"{text}.pth" if text in NETWORKS else find(name)
-    if path.suffix.lower() == ".onnx":
+    if weights and is_exported(path):
         raise CheckpointError(f"{path} is an exported network: give the checkpoint it was made of")
     return path
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a network's file is ONNX, not PyTorch's: its content tells, whatever its name.
+    Raises CheckpointError for a web page, which is what a failed download leaves."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, no network: download the file itself again")
+    return start[:1] == b"\x08" or (path.suffix.lower() == ".onnx" and start[:2] != b"PK")
 
 
 def name_of(network: str | os.PathLike) -> str:
     """The name that is meant by itself or by the path of its file; "" for any other."""
     return next((name for name, one in NETWORKS.items() if network in (name, one.path)), "")
-
-
-def recognise(path: Path) -> Network | None:
-    """The public network whose file this is, by its content; None for any other."""
-    bytes = path.stat().st_size
-    alike = [network for network in NETWORKS.values() if network.url and network.bytes == bytes]
-    digest = sha256(path) if alike else ""
-    return next((network for network in alike if network.sha256 == digest), None)
-
-
-def _fetched(name: str, network: Network) -> Path:
-    if network.path.is_file():
-        return network.path
-    if not network.url:
-        raise CheckpointError(f"{network.path} is missing: install unetlib again")
-    server = os.environ.get("UNETLIB_NETWORKS_URL")
-    url = f"{server.rstrip('/')}/{network.file}" if server else network.url
-    facts = f"{network.bytes / 1e6:.0f} MB from {url}. Licence: {network.licence}"
-    print(f"{name}: {network.about}. {facts}", file=sys.stderr)
-    try:
-        return fetch(url, network.path, network.sha256)
-    except DownloadError as error:
-        offline = "Without a connection there are people, people_unet, best and files"
-        raise DownloadError(f"network {name!r}: {error}. {offline}") from error
-
-
-def _best(*names: str) -> Path:
-    """The newest of your own; of files of the same age the first."""
-    paths = [resolve("outputs/checkpoints") / name for name in names]
-    if here := [path for path in paths if path.is_file()]:
-        return max(here, key=lambda path: path.stat().st_mtime_ns)
-    raise FileNotFoundError(f"no network of your own yet: there is no {paths[-1]}. {HOW}")
