@@ -107,7 +107,10 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
         if precision == "float16":
             _halve(proto)
         elif precision == "int8":
-            photos, how = map(read_photo, calibration), Preprocess(**facts["preprocess"])
+            photos, how = (
+                (open_photo(p).rgb for p in calibration),
+                Preprocess(**facts["preprocess"]),
+            )
             batches = ({"image": to_array(photo, how)[None]} for photo in photos)
             reader = SimpleNamespace(get_next=lambda: next(batches, None))
             # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
