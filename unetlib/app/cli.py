@@ -47,11 +47,7 @@ def networks() -> None:
         megabytes = (one.path.stat().st_size if here else one.bytes) / 1e6
         iou, about = f"{one.iou:.3f}" if one.iou else "-", f"{one.licence}; {one.about}"
         click.echo(row(name, f"{megabytes:.1f}", one.size, "yes" if here else "no", iou, about))
-    try:
-        best = pretrained.find("best")
-    except FileNotFoundError:
-        best = "none yet"
-    click.echo(row("best", "", "", "", "", f"your last training: {best}"))
+    click.echo(row("best", "", "", "", "", "your own, of your last training"))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -131,11 +131,10 @@ def cut(inputs, into, network, device, flip, smooth, jobs, overwrite, debug, **o
                     bar = {"total": len(group), "unit": "file", "delay": 1, "disable": None}
                     list(tqdm(run(attempt, group), "cutting out", **bar))
     finally:  # after Ctrl-C, too
-        counts = {"done before (--overwrite cuts them again)": len(tasks) - len(todo)}
-        counts["left: the same command goes on"] = count - len(notes) - len(errors)
-        counts["failed"] = len(errors)
-        text = f"{len(notes):,} cut out into {file or folder}"
-        text += "".join(f", {n:,} {what}" for what, n in counts.items() if n > 0)
+        done, left = len(tasks) - len(todo), count - len(notes) - len(errors)
+        text = f"{len(notes):,} cut out into {file or folder}, {len(errors):,} failed"
+        text += f", {done:,} done before (--overwrite cuts them again)" * (done > 0)
+        text += f", {left:,} left: the same command goes on" * (left > 0)
         lines = [text, *(f"  {source}: {note}" for source, note in notes if note)]
         click.echo("\n".join(lines), err="-" in (*inputs, into))
         click.echo("\n".join(errors), err=True, nl=bool(errors))
