@@ -20,7 +20,7 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.app.cut import cut
-from unetlib.data.images import Photo
+from unetlib.data.images import open_photo
 
 KINDS = ("mask_binary", "mask_soft", "foreground")
 RED, BLUE = (220, 20, 20), (20, 20, 220)
@@ -335,8 +335,9 @@ def test_of_several_pictures_in_one_file_it_says_which_was_taken(call):
     for suffix in ("webp", "png", "tif"):
         frames[0].save(f"{suffix}.{suffix}", save_all=True, append_images=frames[1:])
     said = call("webp.webp", "png.png", "tif.tif", "-o", "out").output
-    if "frames" in Photo.__dataclass_fields__:
-        assert said.count("the first of its 2 pictures was taken") == 3
+    assert said.count("the first of its 2 pictures was taken") == 3 * hasattr(
+        open_photo("tif.tif"), "frames"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a Linux affair")

@@ -331,20 +331,26 @@ def test_hdr_and_wide_colours_become_srgb(tmp_path, predictor, transfer):
         linear = ((colour + 0.099) / 1.099) ** (1 / 0.45)
     to_2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
     signal = encoded(np.array(to_2020) @ linear, transfer)  # ITU-R BT.2087
-    frame = np.broadcast_to(np.rint(signal * 65535).astype("<u2"), (64, 96, 3))
+    frame = np.full((64, 96, 4), 65535, "<u2")
+    frame[..., :3], frame[50:, :, 3] = np.rint(signal * 65535), 0
     tags = f"color_primaries=bt2020:color_trc={transfer}:colorspace=bt2020nc"
     x265 = f"log-level=error:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    codec = f"-c:v libx265 -pix_fmt yuv420p10le -x265-params {x265}"
+    if alpha := transfer == "arib-std-b67":
+        codec = "-c:v prores_ks -profile:v 4 -pix_fmt yuva444p10le"
     source, target = tmp_path / "phone.mov", tmp_path / "frames"
     ffmpeg(
-        "-f rawvideo -pix_fmt rgb48le -s 96x64 -r 10 -i - -c:v libx265 -pix_fmt yuv420p10le",
-        f"-vf scale=out_color_matrix=bt2020nc:out_range=tv,setparams={tags} -x265-params {x265}",
+        "-f rawvideo -pix_fmt rgba64le -s 96x64 -r 10 -i -",
+        f"-vf scale=out_color_matrix=bt2020nc:out_range=tv,setparams={tags}",
+        codec,
         source,
         data=frame.tobytes() * 2,
     )
     everything = Recipe(threshold=0, refine="none")
     assert "converted to sRGB" in cut_video(source, target, predictor, everything)
-    found = np.asarray(Image.open(target / "frame_00001.png"))[20:40, 30:60, :3].mean(axis=(0, 1))
-    assert np.abs(found - [200, 120, 110]).max() < 6
+    found = np.asarray(Image.open(target / "frame_00001.png"))
+    assert np.abs(found[20:40, 30:60, :3].mean(axis=(0, 1)) - [200, 120, 110]).max() < 6
+    assert found[52:, :, 3].any() != alpha
 
 
 @pytest.mark.parametrize(("matrix", "size"), [("bt601", SIZE), ("bt709", (1280, 720))])

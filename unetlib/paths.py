@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,9 +36,8 @@ def find_input(path: str | os.PathLike) -> Path:
     """Something a person `typed` and that must exist: absolute, below the working directory, or
     below project_root(), in this order. Raises FileNotFoundError that names every place tried."""
     tried = list(dict.fromkeys([Path.cwd() / typed(path), resolve(path)]))
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
+    if found := [path for path in tried if path.exists()]:
+        return found[0]
     places = " nor ".join(str(p) for p in tried)
     raise FileNotFoundError(f"'{path}' not found: there is no {places}")
 
@@ -70,8 +69,7 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     finally:
-        with suppress(OSError):  # moved, never written, or in a folder that is a file
-            part.unlink()
+        part.unlink(missing_ok=True)  # moved, or never written
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -36,11 +36,9 @@ WORKERS = 4  # threads that cut out: each needs some hundred MB where frames are
 YUV = "-vf scale=ceil(iw/2)*2:ceil(ih/2)*2:out_color_matrix=bt709:out_range=tv,"
 YUV += "setparams=color_primaries=bt709:color_trc=bt709"
 # HLG and PQ -> sRGB: 203 nits become white (ITU-R BT.2408), what is brighter is bent into the rest.
-HDR = "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203:agamma=0,format=gbrpf32le,zscale=p=bt709,"
-HDR += (
-    "tonemap=mobius:param=0.9:desat=0:peak=5,zscale=t=iec61966-2-1:m=gbr:r=pc:agamma=0,format=gbrp,"
-)
-WIDE = "format=gbrp16le,zscale=tin=bt709:t=bt709:p=bt709:r=pc,"  # more colours, as bright as ever
+HDR = "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203:agamma=0,format=gbrapf32le,zscale=p=bt709,"
+HDR += "tonemap=mobius:param=0.9:desat=0:peak=5,zscale=t=iec61966-2-1:m=gbr:r=pc:agamma=0,"
+WIDE = "format=gbrap16le,zscale=tin=bt709:t=bt709:p=bt709:r=pc,"  # more colours, as bright as ever
 # In VP9 alpha excludes alt-ref frames. One palette for all of a GIF would wait for the last frame.
 H264 = f"-f mp4 -c:v libx264 -preset veryfast -crf 20 -movflags +faststart {YUV}"
 VP9 = "-f webm -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -row-mt 1 -auto-alt-ref 0"
