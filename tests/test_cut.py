@@ -335,9 +335,8 @@ def test_of_several_pictures_in_one_file_it_says_which_was_taken(call):
     for suffix in ("webp", "png", "tif"):
         frames[0].save(f"{suffix}.{suffix}", save_all=True, append_images=frames[1:])
     said = call("webp.webp", "png.png", "tif.tif", "-o", "out").output
-    assert said.count("the first of its 2 pictures was taken") == 3 * hasattr(
-        open_photo("tif.tif"), "frames"
-    )
+    counted = hasattr(open_photo("tif.tif"), "frames")
+    assert said.count("the first of its 2 pictures was taken") == 3 * counted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a Linux affair")
