@@ -38,8 +38,7 @@ def find_input(path: str | os.PathLike) -> Path:
     tried = list(dict.fromkeys([Path.cwd() / typed(path), resolve(path)]))
     if found := [path for path in tried if path.exists()]:
         return found[0]
-    places = " nor ".join(str(p) for p in tried)
-    raise FileNotFoundError(f"'{path}' not found: there is no {places}")
+    raise FileNotFoundError(f"'{path}' not found: there is no {' nor '.join(map(str, tried))}")
 
 
 def sha256(path: str | os.PathLike) -> str:
