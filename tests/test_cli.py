@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 
+import click
 import pytest
 from toy_course import write_course
 
@@ -47,6 +48,29 @@ def test_errors_for_people(runs, args, code, words):
     assert "Traceback" not in result.stderr and not runs.exists()
     if code == 1:
         assert "Traceback" in unetlib(*args, "--debug").stderr
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
+    from unetlib.app import cli
+
+    monkeypatch.setitem(cli.app.commands, "odd", click.Command("odd", callback=lambda: {}["x"]))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["odd"])
+    assert capsys.readouterr().err == "unetlib: KeyError: 'x' (--debug shows the traceback)\n"
+
+
+def test_no_parameter_takes_an_empty_value():
+    from unetlib.app.cli import app
+
+    for name, command in app.commands.items():
+        texts = [p for p in command.params if isinstance(p.type, click.types.StringParamType)]
+        needed = ["x"] if any(p.required for p in texts) else []
+        for param in (param for param in texts if param.nargs == 1):
+            value = [param.opts[0], "", *needed] if isinstance(param, click.Option) else [""]
+            with pytest.raises(ValueError, match="is empty"):
+                app.main([name, *value], standalone_mode=False)
+    with pytest.raises(ValueError, match="is empty"):
+        app.main(["run", "-p", "photo", ""], standalone_mode=False)
 
 
 def test_module_and_console_command_are_the_same():

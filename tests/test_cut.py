@@ -20,6 +20,7 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.app.cut import cut
+from unetlib.data.images import open_photo
 
 KINDS = ("mask_binary", "mask_soft", "foreground")
 RED, BLUE = (220, 20, 20), (20, 20, 220)
@@ -245,11 +246,12 @@ def test_bad_files_are_listed_and_stop_nothing(call):
         (["me.png", "--refine", "magic"], "'magic': there are guided, closed-form, none"),
         (["me.png", "--feather", "-1"], "feather -1.0: widths in pixels, feather 0 or more"),
         (["me.png", "--size", "8"], "working size 8: sides are 32"),
-        (["me.png", "-o", "x.jpg"], r"x\.jpg is no folder, and files end in \.png, \.webp, \.mp4"),
+        (["me.png", "-o", "x.jpg"], r"x\.jpg is no folder, and files end in \.png, \.webp"),
         (["me.png", "--background", ""], "is empty"),
-        (["me.png", "me.png", "-o", "x.png"], "is one file: several cut-outs need a folder"),
-        (["-", "me.png"], "stands alone"),
+        (["me.png", "me.png", "-o", "x.png"], "takes one picture or video: several need a folder"),
+        (["-", "me.png"], "standard output takes one picture"),
         (["-", "-o", "x.mp4"], "files end in .png, .webp"),
+        (["clip.mp4", "-o", "-"], "files end in .mp4, .webm"),
         (["", "-o", "out"], "is empty"),
         (["me.png", "-o", ""], "is empty"),
         (["empty"], "no photo or video in empty"),
@@ -258,9 +260,10 @@ def test_bad_files_are_listed_and_stop_nothing(call):
 def test_wrong_requests_write_nothing(call, root, args, words):
     put("me.png")
     Path("empty").mkdir()
+    Path("clip.mp4").touch()
     with pytest.raises(ValueError, match=words):
         call(*args)
-    assert names(".") == {"me.png"}
+    assert names(".") == {"me.png", "clip.mp4"}
 
 
 def test_videos_and_photos_together(call):
@@ -271,7 +274,7 @@ def test_videos_and_photos_together(call):
     said = call("in", "-o", "out", "--video-format", "frames", code=1)
     made = {f"moving_foreground/frame_0000{n}.png" for n in (1, 2)}
     assert names() == three("a", "still") | made
-    assert "moving.gif: 2 frames in" in said.output and "clip.MP4: " in said.stderr
+    assert "moving.gif: 2 frames" in said.output and "clip.MP4: " in said.stderr
     assert "3 done before" in call("in", "-o", "out", "--video-format", "frames", code=1).output
     call("in/moving.gif", "-o", "x.gif", "--background", "lime")
     with Image.open("x.gif") as film:
@@ -290,10 +293,50 @@ def test_standard_input_and_output(start):
     rgba = pixels(io.BytesIO(out))
     assert rgba.shape == (48, 64, 4) and names(".") == set()
     assert_left_half(rgba[..., 3])
+    put("~me.png")
+    out, err = start("~me.png", "-o", "-").communicate()
+    assert_left_half(pixels(io.BytesIO(out))[..., 3])
+    Path("~me.png").unlink()
     done = start("-", "-o", "x.webp")
     out, err = done.communicate(b"hello")
     assert (done.returncode, out, names(".")) == (1, b"", set())
     assert b"standard input: not an image that can be read" in err and b"Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sh closes them")
+@pytest.mark.parametrize(
+    ("rest", "code", "words"),
+    [
+        ("me.png -o out >&- 2>&-", 0, ""),
+        ("- >&- <me.png", 2, "standard output is closed: name a file with -o FILE"),
+        ("- <&-", 1, "standard input: not an image"),
+        ("me.png -o - >/dev/full", 1, "No space left"),
+    ],
+)
+def test_streams_that_are_closed_or_full(network, rest, code, words):
+    put("me.png")
+    command = f"'{sys.executable}' -m unetlib cut --network '{network}' {rest}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
+    assert ("out" in rest) == Path("out/me_foreground.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere are blind to case")
+def test_names_that_differ_in_case_and_one_as_long_as_can_be(call):
+    put("in/IMG.png", "in/img.png", "in/caf\u00e9.png", "in/cafe\u0301.png", f"in/{'a' * 251}.png")
+    put(f"in/{'b' * 200}.png")
+    said = call("in", "-o", "out", code=1)
+    assert names() == three("IMG", "img", "caf\u00e9", "cafe\u0301", "b" * 200)
+    assert "1 failed" in said.output and "File name too long" in said.stderr
+
+
+def test_of_several_pictures_in_one_file_it_says_which_was_taken(call):
+    frames = [picture(), picture().rotate(180)]
+    for suffix in ("webp", "png", "tif"):
+        frames[0].save(f"{suffix}.{suffix}", save_all=True, append_images=frames[1:])
+    said = call("webp.webp", "png.png", "tif.tif", "-o", "out").output
+    counted = hasattr(open_photo("tif.tif"), "frames")
+    assert said.count("the first of its 2 pictures was taken") == 3 * counted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a Linux affair")

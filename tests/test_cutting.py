@@ -8,13 +8,7 @@ from PIL import Image
 from torch import nn
 
 from unetlib.checkpoint import Checkpoint
-from unetlib.cutting import (
-    Background,
-    Recipe,
-    cut_photo,
-    read_background,
-    remove_background,
-)
+from unetlib.cutting import Recipe, cut_photo, read_background, remove_background
 from unetlib.data.preprocess import Preprocess
 from unetlib.matting import cut_out
 from unetlib.predict import Predictor
@@ -65,24 +59,24 @@ def test_it_is_what_its_steps_are(predictor):
 
 
 @pytest.mark.parametrize(
-    ("text", "background"),
+    ("text", "colour"),
     [
-        ("", Background()),
-        (None, Background()),
-        (" Transparent ", Background()),
-        ("#0a4678", Background("color", (10, 70, 120))),
-        ("0,255,0", Background("color", (0, 255, 0))),
-        ("steelblue", Background("color", (70, 130, 180))),
-        ("grey", Background("grey")),
-        ("blur", Background("blur", amount=0.03)),
-        ("blur:0.1", Background("blur", amount=0.1)),
-        ("white@0.7", Background("color", (255, 255, 255), 0.7)),
-        ("1,2,3@1", Background("color", (1, 2, 3), 1.0)),
+        (" #0a4678 ", (10, 70, 120)),
+        ("0,255,0", (0, 255, 0)),
+        ("steelblue", (70, 130, 180)),
+        ("GREY", (128, 128, 128)),
+        ("blur", (128, 128, 128)),
+        ("blur:0.1", (128, 128, 128)),
+        ("white@0.5", (192, 192, 192)),
+        ("1,2,3@1", (1, 2, 3)),
     ],
 )
-def test_backgrounds_as_people_write_them(text, background):
-    assert read_background(text) == background
+def test_backgrounds_as_people_write_them(text, colour):
+    background, grey = read_background(text), np.full((8, 8, 3), 128, np.uint8)
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    assert np.abs(background.lay(rgba, grey).astype(int) - colour).max() <= 1
     assert read_background(background) is background
+    assert all(read_background(t).lay(rgba, grey) is rgba for t in ("", None, " Transparent "))
 
 
 @pytest.mark.parametrize(

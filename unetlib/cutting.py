@@ -1,7 +1,8 @@
 """Photo -> soft mask -> cut-out -> over a background -> files: the whole way of one image."""
 
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,30 +16,21 @@ from unetlib.paths import find_input, write_whole
 from unetlib.predict import Predictor
 
 OUTPUTS = ("mask_binary", "mask_soft", "foreground", "comparison")  # ends of the files' names
-FILES = OUTPUTS[:3]  # of them, without being asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Background:
-    """What comes behind the figure. kind: "transparent", "color", "blur", "grey" or "image";
-    amount: weight of the colour over the old background, or of the blur; image: made to cover."""
+    """What comes behind the figure. behind: a picture, uint8 (h, w, 3), made to cover; or a
+    function of cut-out and photo that makes one; None: nothing, it stays transparent."""
 
-    kind: str = "transparent"
-    color: tuple[int, int, int] | None = None
-    amount: float = 1.0
-    image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    behind: np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def lay(self, rgba: np.ndarray, image: np.ndarray) -> np.ndarray:
         """The cut-out of `image` over it, uint8 (H, W, 3); transparent: as it is, (H, W, 4)."""
-        if self.kind == "transparent":
+        if self.behind is None:
             return rgba
-        if self.kind == "color":
-            image = matting.mixed(image, self.color, self.amount)
-        elif self.kind == "blur":
-            image = matting.blurred(image, rgba[..., 3] / np.float32(255), self.amount)
-        else:
-            image = matting.greyed(image) if self.kind == "grey" else self.image
-        return matting.composite(rgba, image)
+        behind = self.behind(rgba, image) if callable(self.behind) else self.behind
+        return matting.composite(rgba, behind)
 
 
 def read_background(text: str | Background | None) -> Background:
@@ -49,15 +41,18 @@ def read_background(text: str | Background | None) -> Background:
     word, _, share = text.lower().partition(":")
     color, _, weight = text.rpartition("@")
     with suppress(ValueError):
-        if word in ("transparent", "grey"):
-            return Background(word)
-        if word == "blur" and 0 < float(share or 0.03) <= 0.5:
-            return Background("blur", amount=float(share or 0.03))
-        if not color or 0 <= float(weight) <= 1:
+        if word == "transparent":
+            return Background()
+        if word == "grey":
+            return Background(lambda rgba, image: matting.greyed(image))
+        if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
+            one = np.float32(255)
+            return Background(lambda rgba, image: matting.blurred(image, rgba[..., 3] / one, sigma))
+        if 0 <= (weight := float(weight) if color else 1.0) <= 1:
             rgb = matting.parse_color(color or text)
-            return Background("color", rgb, float(weight) if color else 1.0)
+            return Background(lambda rgba, image: matting.mixed(image, rgb, weight))
     try:
-        return Background("image", image=np.asarray(load_image(find_input(text))))
+        return Background(np.asarray(load_image(find_input(text))))
     except FileNotFoundError as error:
         known = "transparent, grey, blur, 'blur:0.05' (0 to 0.5), a colour as '#0a4678', '0,255,0' "
         known += "or 'white', with a weight as 'white@0.7' (0 to 1), or a picture's file"
@@ -121,16 +116,16 @@ class Cut:
         """`output` as a file's bytes, with the colour profile of the photo."""
         return encode(self.output(kind), format, self.photo)
 
-    def write(self, targets: dict[str, Path]) -> list[Path]:
+    def write(self, targets: dict[str, Path]) -> None:
         """Write kinds of OUTPUTS to files, whose suffix is the format, each whole or not at all."""
         for kind, path in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, self.encode(kind, path.suffix[1:].lower()))
-        return list(targets.values())
 
     def save(self, folder: str | Path, stem: str) -> list[Path]:
-        """Write `<stem>_<kind>.png` for each kind of FILES; returns the paths."""
-        return self.write({kind: Path(folder, f"{stem}_{kind}.png") for kind in FILES})
+        """Write `<stem>_<kind>.png` for the first three of OUTPUTS; returns the paths."""
+        files = {kind: Path(folder, f"{stem}_{kind}.png") for kind in OUTPUTS[:3]}
+        self.write(files)
+        return list(files.values())
 
 
 def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -> Cut:

@@ -4,49 +4,41 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 def project_root() -> Path:
-    """The folder that `data/` and `outputs/` belong to.
-
-    The environment variable UNETLIB_ROOT if set; else the checkout that `unetlib` was imported
-    from (it has a pyproject.toml next to the package); else the working directory, which is what
-    a plain `pip install` and Colab get.
-    """
+    """The folder that `data/` and `outputs/` belong to: the environment variable UNETLIB_ROOT if
+    set; else the checkout that `unetlib` was imported from (it has a pyproject.toml beside the
+    package); else the working directory, as after a plain `pip install` and in Colab."""
     if chosen := os.environ.get("UNETLIB_ROOT"):
-        return Path(chosen).expanduser().resolve()
+        return typed(chosen).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
-def resolve(path: str | os.PathLike) -> Path:
-    """A folder or file that we write: `~` is expanded, relative paths lie below project_root().
+def typed(path: str | os.PathLike) -> Path:
+    """A path as people type it: `~` is a home folder where there is one, else part of a name.
+    Raises ValueError for an empty one."""
+    if not str(path).strip():
+        raise ValueError("a path is empty (a variable that is not set?)")
+    return Path(os.path.expanduser(path))
 
-    Raises ValueError for an empty one.
-    """
-    _refuse_empty(path)
-    return project_root() / Path(path).expanduser()  # an absolute right side wins
+
+def resolve(path: str | os.PathLike) -> Path:
+    """A folder or file that we write, as `typed`; relative paths lie below project_root()."""
+    return project_root() / typed(path)  # an absolute right side wins
 
 
 def find_input(path: str | os.PathLike) -> Path:
-    """Something a person typed and that must exist: absolute, below the working directory, or
-    below project_root(), in this order. Raises FileNotFoundError that names every place tried, and
-    ValueError for an empty path."""
-    _refuse_empty(path)
-    given = Path(path).expanduser()
-    tried = list(dict.fromkeys([Path.cwd() / given, project_root() / given]))
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
-    places = " nor ".join(str(p) for p in tried)
-    raise FileNotFoundError(f"'{path}' not found: there is no {places}")
-
-
-def _refuse_empty(path: str | os.PathLike) -> None:
-    if not str(path):
-        raise ValueError("a path is empty (a variable that is not set?)")
+    """Something a person `typed` and that must exist: absolute, below the working directory, or
+    below project_root(), in this order. Raises FileNotFoundError that names every place tried."""
+    tried = list(dict.fromkeys([Path.cwd() / typed(path), resolve(path)]))
+    if found := [path for path in tried if path.exists()]:
+        return found[0]
+    raise FileNotFoundError(f"'{path}' not found: there is no {' nor '.join(map(str, tried))}")
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -69,16 +61,14 @@ def read_text(path: str | os.PathLike) -> str:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yields a file to write beside `path`, and moves it there when the block ends without error.
-
-    A kill or a full disk in between leaves what was at `path` as it was.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    A kill or a full disk leaves what was at `path` as it was. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name[:20]}.{uuid4().hex[:8]}.part")  # the name may be long
     try:
         yield part
         os.replace(part, path)
     finally:
-        with suppress(OSError):  # moved, never written, or in a folder that is a file
-            part.unlink()
+        part.unlink(missing_ok=True)  # moved, or never written
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -14,8 +14,11 @@ class Command(click.Command):
             self.params.append(click.Option(["--debug"], **how))
 
     def invoke(self, ctx: click.Context):
-        for name, value in ctx.params.items():
-            texts = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(text, str) and not text.strip() for text in texts):
-                raise ValueError(f"{name} is empty (a variable that is not set?)")
+        given = [(param, ctx.params.get(param.name)) for param in self.params]
+        for param, value in given:
+            if isinstance(value, tuple):  # given several times, or a pair
+                given += [(param, one) for one in value]
+            elif isinstance(value, str) and not value.strip():
+                hint = param.get_error_hint(ctx)
+                raise ValueError(f"{hint} is empty (a variable that is not set?)")
         return super().invoke(ctx)

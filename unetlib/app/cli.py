@@ -3,6 +3,7 @@
 The modules of the commands import little, and the rest when they run: --help is instant.
 """
 
+import os
 import sys
 
 import click
@@ -22,7 +23,7 @@ from unetlib.app.web import app as web_app
 @click.version_option(__version__, prog_name="unetlib")
 def app() -> None:
     """The U-Net background removal course, without opening a notebook."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+    for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
 
 
@@ -39,22 +40,14 @@ def networks() -> None:
     """
     from unetlib import pretrained
 
-    click.echo(
-        f"{'name':<22} {'MB':>6} {'input':>6}  {'here':<5} {'IoU':>5}  licence; what it finds"
-    )
-    for name, network in pretrained.NETWORKS.items():
-        here = network.path.is_file()
-        size = network.path.stat().st_size if here else network.bytes
-        iou = "-" if network.iou is None else f"{network.iou:.3f}"
-        click.echo(
-            f"{name:<22} {size / 1e6:>6.1f} {network.size:>6}  {'yes' if here else 'no':<5} "
-            f"{iou:>5}  {network.licence}; {network.about}"
-        )
-    try:
-        best = pretrained.find("best")
-        click.echo(f"{'best':<22} {best.stat().st_size / 1e6:>6.1f}  your last training: {best}")
-    except FileNotFoundError:
-        click.echo(f"{'best':<22} {'':>6}  your last training: none yet")
+    row = "{:<22} {:>6} {:>6}  {:<5} {:>5}  {}".format
+    click.echo(row("name", "MB", "input", "here", "IoU", "licence; what it finds"))
+    for name, one in pretrained.NETWORKS.items():
+        here = one.path.is_file()
+        megabytes = (one.path.stat().st_size if here else one.bytes) / 1e6
+        iou, about = f"{one.iou:.3f}" if one.iou else "-", f"{one.licence}; {one.about}"
+        click.echo(row(name, f"{megabytes:.1f}", one.size, "yes" if here else "no", iou, about))
+    click.echo(row("best", "", "", "", "", "your own, of your last training"))
 
 
 def main(args: list[str] | None = None) -> None:
@@ -63,19 +56,26 @@ def main(args: list[str] | None = None) -> None:
     An error is one line on standard error; the traceback comes with --debug.
     """
     args = sys.argv[1:] if args is None else args
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:  # closed, as in a service
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole process
     try:
-        sys.exit(app.main(args, prog_name="unetlib", standalone_mode=False))
+        code = app.main(args, prog_name="unetlib", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("unetlib: stopped with Ctrl-C", err=True)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+    except Exception as error:
         if "--debug" in args:
             raise
         text = str(error) or "out of memory"
         if isinstance(error, ModuleNotFoundError):
             text = f'{error.name} is not installed: pip install "unetlib[course]"'
+        elif not isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
+            text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
         click.echo(f"unetlib: {text}", err=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from unicodedata import normalize
 
 import click
 
 from unetlib.app import Command
-from unetlib.paths import find_input, resolve
+from unetlib.paths import find_input, resolve, typed
 
+STDIN, STDOUT = Path("standard input"), Path("standard output")
 PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
 LARGE = 20_000_000  # pixels: photos above are cut one at a time, each may take a gigabyte
 # names in a folder that are no inputs: hidden files and results
@@ -24,7 +26,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.command(cls=Command, short_help="Cut people out of photos, folders and videos.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--into", metavar="FOLDER|FILE", help="Where to [outputs/cutouts].")
-@click.option("--network", "--checkpoint", "networks", multiple=True, help="Name, file [people].")
+@click.option("--network", "--checkpoint", multiple=True, default=["people"], help="Name, file.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("--size", type=int, metavar="PIXELS", help="Working size [as trained].")
 @click.option("--flip/--no-flip", default=None, help="Average with the mirror image [people: yes].")
@@ -35,7 +37,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--fill-holes", is_flag=True, help="Close holes.")
 @click.option("--grow", default=0.0, metavar="PIXELS", help="Move the edge out, or in if negative.")
 @click.option("--feather", default=0.0, metavar="PIXELS", help="Soften the edge.")
-@click.option("--crop", is_flag=True, help="Crop to the figure.")
+@click.option("--crop", is_flag=True, help="Crop photos to the figure.")
 @click.option("--mask-only", is_flag=True, help="Masks, no cut-out; in one file the soft mask.")
 @click.option("--comparison", is_flag=True, help="Also photo, mask and cut-out side by side.")
 @click.option("--format", type=click.Choice(PICTURES), default="png", help="Of pictures [png].")
@@ -44,138 +46,129 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Photos at a time [cores].")
 @click.option("--overwrite", is_flag=True, help="Cut again what is done.")
 @click.option("--debug", is_flag=True, help="Stop at the first error and show its traceback.")
-def cut(inputs, into, networks, device, flip, smooth, jobs, overwrite, debug, **options) -> None:
+def cut(inputs, into, network, device, flip, smooth, jobs, overwrite, debug, **options) -> None:
     """Cut people out: INPUT is a photo, a folder, a video, or - for standard input.
 
     What is there and newer than its photo is kept, so the same command goes on after a call that
     was cut off. Files that cannot be cut are listed at the end; the exit code is 1 then.
     --background takes '#0a4678', '0,255,0', 'steelblue', 'white@0.7' (over the old one),
     'blur:0.05', 'grey' and files; videos are .mp4 then, else .webm; frames are PNGs.
-    -o FILE takes one picture (.png, .webp) or video. Repeated, --network averages several.
+    -o FILE takes one picture (.png, .webp) or video, -o - writes a picture to standard output.
+    Repeated, --network averages several.
     """
-    names = ("mask_only", "comparison", "format", "video_format")
-    masks, compared, format, film = (options.pop(name) for name in names)
-    stream = "-" in inputs
-    folder, file = find_target(into, inputs)
-    if file and file.exists() and not overwrite:
-        raise ValueError(f"{file} is there already: --overwrite replaces it")
-
-    import cv2
     from tqdm import tqdm
 
     from unetlib import pretrained
     from unetlib.cutting import OUTPUTS, Recipe, cut_photo
     from unetlib.data.images import image_size
     from unetlib.predict import Predictor
-    from unetlib.video import cut_video, default_target, is_video
+    from unetlib.video import cut_video, is_video
 
-    recipe, networks = Recipe(**options), networks or (pretrained.DEFAULT,)
-    files = [pretrained.find(name) for name in networks]
-    alone = "comparison" if compared else "mask_soft" if masks else "foreground"
-    kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]
+    names = ("mask_only", "comparison", "format", "video_format")
+    masks, compared, format, film = (options.pop(name) for name in names)
+    recipe, weights = Recipe(**options), [pretrained.find(name) for name in network]
+    kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]  # one file takes the last
+    film = film or ("webm" if recipe.background.behind is None else "mp4")
+    folder, file = find_target(into, inputs)
+    if file and file.exists() and not overwrite:
+        raise ValueError(f"{file} is there already: --overwrite replaces it")
 
     def name_outputs(source: Path, base: str) -> dict[str, Path]:
-        """`base` with _mask_binary.png and so on; of a video with _foreground.mp4."""
-        if is_video(source):
-            suffix = f".{film}" if film else default_target(source, recipe).suffix
-            return {"video": file or Path(f"{base}_foreground{suffix.removesuffix('.frames')}")}
-        return {alone: file} if file else {k: Path(f"{base}_{k}.{format}") for k in kinds}
+        kind = "video" if is_video(source) else kinds[-1]
+        known = FILMS if kind == "video" else PICTURES
+        if file and file.suffix[1:].lower() in known or file is STDOUT and known is PICTURES:
+            return {kind: file}
+        if file:
+            raise ValueError(f"{file} is no folder, and files end in .{', .'.join(known)}")
+        if kind == "video":
+            return {kind: Path(f"{base}_foreground.{film}".removesuffix(".frames"))}
+        return {kind: Path(f"{base}_{kind}.{format}") for kind in kinds}
 
-    errors, notes, todo, done = [], [], [], 0
-    found = {} if stream else dict(find_sources(inputs, folder, errors))
-    owners = dict.fromkeys(found, "an input")
-    for source, base in found.items():
-        try:
-            targets = name_outputs(source, base)
-            if taken := [path for path in targets.values() if path in owners]:
-                raise FileExistsError(f"{taken[0]} belongs to {owners[taken[0]]}: choose -o")
-            owners |= dict.fromkeys(targets.values(), source)
-            missing = {k: p for k, p in targets.items() if overwrite or not is_newer(p, source)}
-            todo += [(source, missing)] if missing else []
-            done += not missing
-        except OSError as error:
-            errors.append(f"  {source}: {error}")
-    if stream:
-        todo, content = [(io.BytesIO(sys.stdin.buffer.read()), {alone: file})], []
-        todo[0][0].name = "standard input"
-    elif not found and not errors:
+    errors, notes = [], []
+    found = dict(find_sources(inputs, folder, errors))
+    if not found and not errors:
         raise ValueError(f"no photo or video in {', '.join(inputs)}")
-    count = len(todo) + len(errors)
+    tasks = [*find_tasks(found, name_outputs, overwrite, errors)]
+    todo = [task for task in tasks if task[1]]
     films = [task for task in todo if "video" in task[1]]
     photos = [task for task in todo if "video" not in task[1]]
-    bar = tqdm(desc="cutting out", unit="file", total=len(todo), delay=1, disable=None)
-    gate = threading.Lock()
+    count, gate, output = len(todo) + len(errors), threading.Lock(), sys.stdout.buffer
 
-    def open_predictor(threads: int | None, flip: bool | None) -> Predictor:
-        predictor = Predictor(files, device, flip=flip, threads=threads)
-        line = predictor.describe(recipe.size)  # refuses a size that cannot be
-        click.echo(f"network: {' + '.join(networks)}: {line}", err=True)
-        cv2.setNumThreads(threads or -1)
-        return predictor
-
-    def work(task) -> None:
-        source, targets = task
-        label, text = "standard input" if stream else source, ""
-        try:
-            if "video" in targets:
-                how = {"smooth": smooth, "progress": lambda n, total: bar.set_postfix(frame=n)}
-                made = cut_video(source, targets["video"], predictor, recipe, **how)
-                text = f"  {label}: {made.frames} frames in {made.seconds:.1f} s {made.warning}"
+    def cut_one(source: Path, targets: dict[str, Path]) -> str:
+        """Writes what a source becomes. Returns what is to be said of it."""
+        if "video" in targets:
+            return cut_video(source, targets["video"], predictor, recipe, smooth=smooth)
+        photo = io.BytesIO(sys.stdin.buffer.read()) if source is STDIN else source
+        width, height = image_size(photo)
+        with gate if width * height > LARGE else nullcontext():
+            result = cut_photo(photo, predictor, recipe)
+            if file is STDOUT:
+                output.write(result.encode(kinds[-1], format))
+                output.flush()
             else:
-                width, height = image_size(source)
-                with gate if width * height > LARGE else nullcontext():
-                    result = cut_photo(source, predictor, recipe)
-                    if None in targets.values():
-                        content.append(result.encode(alone, format))
-                    else:
-                        result.write(targets)
-                if not result.cutout.binary.any():
-                    text = f"  {label}: no pixel reaches the threshold"
-            notes.append(text)
+                result.write(targets)
+        frames = getattr(result.photo, "frames", 1)
+        empty = ["no pixel reaches the threshold"] * (not result.cutout.binary.any())
+        return ", ".join(empty + [f"the first of its {frames} pictures was taken"] * (frames > 1))
+
+    def attempt(task: tuple[Path, dict[str, Path]]) -> None:
+        try:
+            notes.append((task[0], cut_one(*task)))
         except Exception as error:  # codecs and runtimes raise whatever they like
-            if debug or isinstance(error, ImportError):
+            if debug:
                 raise
-            reason = str(error).removeprefix(f"{label}: ") or type(error).__name__
-            errors.append(f"  {label}: {reason}")
-        bar.update()
+            reason = str(error).removeprefix(f"{task[0]}: ") or type(error).__name__
+            errors.append(f"  {task[0]}: {reason}")
 
     try:  # PyMatting prints, which may not go between the bytes of a picture
-        with bar, redirect_stdout(sys.stderr), ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-            if photos:
-                predictor = open_predictor(1 if jobs or len(photos) > 1 else None, flip)
-                list(pool.map(work, photos))  # what has not begun is cancelled when this is left
-            if films:
-                predictor = open_predictor(None, bool(flip))  # of frames each second counts
-            for task in films:
-                work(task)
+        with redirect_stdout(sys.stderr), ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+            for group, each, run in ((photos, flip, pool.map), (films, bool(flip), map)):
+                if group:  # of films each second counts, and each frame has all cores
+                    threads = 1 if run is not map and len(group) > 1 else None
+                    predictor = Predictor(weights, device, flip=each, threads=threads)
+                    line = predictor.describe(recipe.size)  # refuses a size that cannot be
+                    click.echo(f"network: {' + '.join(network)}: {line}", err=True)
+                    bar = {"total": len(group), "unit": "file", "delay": 1, "disable": None}
+                    list(tqdm(run(attempt, group), "cutting out", **bar))
     finally:  # after Ctrl-C, too
-        left = count - len(errors) - len(notes)
-        text = f"{len(notes):,} cut out into {file or folder or 'standard output'}"
-        text += f", {done:,} done before (--overwrite cuts them again)" if done else ""
-        text += f", {len(errors):,} failed" if errors else ""
-        text += f", {left:,} left: the same command goes on" if left else ""
-        click.echo("\n".join([text, *filter(None, notes)]), err=stream)
+        done, left = len(tasks) - len(todo), count - len(notes) - len(errors)
+        text = f"{len(notes):,} cut out into {file or folder}, {len(errors):,} failed"
+        text += f", {done:,} done before (--overwrite cuts them again)" * (done > 0)
+        text += f", {left:,} left: the same command goes on" * (left > 0)
+        lines = [text, *(f"  {source}: {note}" for source, note in notes if note)]
+        click.echo("\n".join(lines), err="-" in (*inputs, into))
         click.echo("\n".join(errors), err=True, nl=bool(errors))
-    if stream and not file:
-        sys.stdout.buffer.write(b"".join(content))
     sys.exit(1 if errors else 0)
 
 
-def find_target(into: str | None, inputs: tuple[str, ...]) -> tuple[Path | None, Path | None]:
-    """(folder, file) to write: no file for a folder, neither for standard output."""
-    stream = "-" in inputs
-    if stream and len(inputs) > 1:
-        raise ValueError("- (standard input) stands alone: it cannot be cut along with files")
+def find_target(into: str | None, inputs: tuple[str, ...]) -> tuple[Path, Path | None]:
+    """(folder, None), or (its folder, file) for a single input."""
     if into is None:
-        return (None if stream else resolve("outputs/cutouts")), None
-    path, known = Path(into).expanduser().absolute(), PICTURES if stream else PICTURES + FILMS
-    if not stream and (path.is_dir() or not path.suffix):
+        into = "-" if "-" in inputs else resolve("outputs/cutouts")
+    path = STDOUT if into == "-" else Path(os.path.abspath(typed(into)))
+    if path is not STDOUT and (path.is_dir() or not path.suffix):
         return path, None
-    if path.suffix[1:].lower() not in known:
-        raise ValueError(f"{path} is no folder, and files end in .{', .'.join(known)}")
-    if len(inputs) > 1 or Path(inputs[0]).expanduser().is_dir():
-        raise ValueError(f"{path} is one file: several cut-outs need a folder, -o FOLDER")
+    if len(inputs) > 1 or typed(inputs[0]).is_dir():
+        raise ValueError(f"{path} takes one picture or video: several need a folder, -o FOLDER")
+    if path is STDOUT and getattr(sys.stdout, "name", "") == os.devnull:  # see cli.main
+        raise ValueError("standard output is closed: name a file with -o FILE")
     return path.parent, path
+
+
+def find_tasks(found: dict[Path, str], name_outputs, overwrite: bool, errors: list[str]):
+    """Yields each source with the outputs that it lacks, kind -> file. Of two that have the same,
+    as a.jpg and a.png, or a.jpg and A.jpg on a system without case, the second is an error."""
+    key = str if sys.platform == "linux" else lambda p: normalize("NFC", str(p)).casefold()
+    owners = dict.fromkeys(map(key, found), "an input")
+    for source, base in found.items():
+        try:
+            targets = name_outputs(source, base)
+            for path in targets.values():
+                if owners.setdefault(key(path), source) != source:
+                    raise FileExistsError(f"{path} belongs to {owners[key(path)]}: choose -o")
+            yield source, {k: p for k, p in targets.items() if overwrite or not is_newer(p, source)}
+        except OSError as error:
+            errors.append(f"  {source}: {error}")
 
 
 def is_newer(target: Path, source: Path) -> bool:
@@ -192,10 +185,10 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
     from unetlib.data.images import SUFFIXES
     from unetlib.video import SUFFIXES as VIDEOS
 
-    suffixes = {*SUFFIXES, ".heic", ".heif", *VIDEOS} - {".ts"}  # .ts: programs
+    suffixes = {*SUFFIXES, *VIDEOS} - {".ts"}  # .ts: programs
     for text in inputs:
         try:
-            top = Path(os.path.abspath(find_input(text)))
+            top = STDIN if text == "-" else Path(os.path.abspath(find_input(text)))
         except OSError as error:
             errors.append(f"  {error}")
             continue

@@ -74,7 +74,7 @@ def _recipe(size, threshold, refine, largest, holes, grow, feather, ground, colo
     from unetlib.cutting import Background, Recipe
 
     if ground == "picture":
-        ground = None if behind is None else Background("image", image=behind)
+        ground = Background(behind)
     ground = {"colour": color, "blur": f"blur:{blur / 100}"}.get(ground, ground)
     return Recipe(threshold, refine, largest, holes, grow, feather, ground, size=size or None)
 
