@@ -4,7 +4,7 @@ Put this file into a course folder, and the six notebooks into `source/unet/` be
 
     nbgrader generate_assignment unet --create
 
-writes `release/unet/`: the same notebooks without solutions and outputs. What students hand in
+writes `release/unet/`: the same notebooks without outputs. What students hand in
 belongs into `submitted/NAME/unet/`, and `nbgrader autograde unet` counts the points.
 """
 
@@ -26,8 +26,3 @@ c.Execute.timeout = 3600
 # Seconds to wait for a kernel, and for the output of a cell on a busy machine.
 c.Execute.startup_timeout = 300
 c.Execute.iopub_timeout = 60
-
-# What stands in the students' solution cells; the last line of the cell then says "not yet". Their
-# own answers belong into the cells above the checks.
-STUB = "# The solution is handed out later.\nraise NotImplementedError"
-c.ClearSolutions.code_stub = {"python": STUB}

@@ -191,6 +191,24 @@ def test_a_set_whose_masks_are_empty_is_refused_with_its_largest_value(tmp_path,
     make_loaders(open_source(f"backgrounds:{tmp_path}/black/images"), SIZE)
 
 
+def test_classes_come_equally_often(tmp_path):
+    tags = [("hair",), (), ("hair", "glass"), ("glass", "hair"), (), ()]
+    pairs = []
+    for i, share in enumerate([10, 19, 25, 45, 55, 60]):  # fifths end at 20, 30, 40, 50
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.uint8([[255] * share + [0] * (100 - share)] * 10)).save(path)
+        facts = {"tags": tags[i], "source": "ab"[i > 1], "weight": 1 + (i == 1)}
+        pairs.append(Pair(str(i), path, path, **facts))
+
+    def weights(sampling):
+        return PairDataset(pairs, Preprocess((10, 100)), sampling=sampling).weights
+
+    np.testing.assert_array_equal(weights("uniform"), [1, 2, 1, 1, 1, 1])
+    np.testing.assert_allclose(weights("source"), [1 / 3, 2 / 3, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
+    np.testing.assert_allclose(weights("tags"), [1, 2 / 4, 1 / 2, 1 / 2, 1 / 4, 1 / 4])
+    np.testing.assert_allclose(weights("foreground"), [1 / 3, 2 / 3, 1, 1, 1 / 2, 1 / 2])
+
+
 # --- cut-outs over backgrounds
 
 

@@ -1,20 +1,15 @@
-"""Exercises: what a check says, and those at the end of the six notebooks."""
+"""Exercises: what a check says of right answers, wrong ones and broken ones."""
 
-import ast
 import re
 import textwrap
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
+import torch
 
-from unetlib.exercise import MIME, UNTOUCHED, exercise
-
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-DEFAULT_STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # nbgrader's own
-REGION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.M | re.S)
+from unetlib import checks, losses
+from unetlib.checks import MIME, UNTOUCHED, exercise
+from unetlib.data.pairs import split_fraction
 
 
 @exercise
@@ -113,44 +108,33 @@ def test_under_nbgrader_wrong_answers_raise_and_right_ones_are_printed(monkeypat
     assert check_double(lambda x: 2 * x).passed
 
 
-def metadata(cell) -> dict:
-    return cell.metadata.get("nbgrader", {})
+def wrong_answers():
+    """Typical mistakes, each with a word of the hint that it should get."""
+    yield checks.iou, lambda a, b: 2 * (a & b).sum() / max(1, a.sum() + b.sum()), "Dice"
+    yield checks.iou, lambda a, b: (a & b).mean(), "whole picture"
+    yield checks.iou, lambda a, b: (a & b).sum() / max(1, (a | b).sum()), "two empty masks"
+    yield checks.mirrored_item, lambda d, i: d[i % 3], "mirrored"
+    yield checks.mirrored_item, lambda d, i: d[i] if i < 3 else (d[i - 3][0].flip(1), 0), "upside"
+    flip = checks.mirrored_item, lambda d, i: d[i] if i < 3 else (d[i - 3][0].flip(-1), d[i - 3][1])
+    yield *flip, "mask must be mirrored"
+    yield checks.decoder_block, lambda x, s, up, conv: conv(torch.cat([up(x), s], 1)), "goes first"
+    yield checks.decoder_block, lambda x, s, up, conv: conv(torch.cat([s, up(x)], 1)), "raised"
+    yield checks.depth_3, lambda x, levels, ups, decoder, head: x, "head comes last"
+    yield checks.draw_mask, lambda rng: np.ones((64, 64), bool), "memorised"
+    yield checks.dice_loss, lambda x, t: 1 - losses.dice_loss(x, t), "this is the score"
+    yield checks.dice_loss, lambda x, t: losses.dice_loss(x, t).detach(), "no gradient"
+    yield checks.validate, lambda net, batches: 0.0, "one IoU per photo"
+    yield checks.which_run, lambda: "ABC", "eight drawings"
+    yield checks.explain, lambda true, found: "missed", "spot"
+    first = checks.choose_threshold, lambda fp, fn, thresholds, cost, test: (0.05, 1.0)
+    yield *first, "another threshold is cheaper"
+    yield checks.foreground_colours, lambda photo, alpha: photo, "fringe"
+    yield checks.soft_focus, lambda photo, alpha: photo, "only the blurred photo"
+    yield checks.order_of_parts, lambda: ["edge", "core", "thin"], "lowest level"
+    yield checks.is_val, lambda name: split_fraction(name) < 0.2, "both sides"
 
 
-def parts(path: Path) -> tuple[list, list, list]:
-    """(code cells before the exercises, check cells, solution cells) of a notebook."""
-    notebook = nbformat.read(path, as_version=4)
-    checks = [cell for cell in notebook.cells if metadata(cell).get("grade")]
-    solutions = [cell for cell in notebook.cells if metadata(cell).get("solution")]
-    start = next(i for i, c in enumerate(notebook.cells) if "## Exercises" in c.source)
-    above = [cell for cell in notebook.cells[:start] if cell.cell_type == "code"]
-    assert not [cell for cell in above if metadata(cell)]
-    return above, checks, solutions
-
-
-def last_call(cell) -> tuple[str, str]:
-    """("check_x", "x") of a cell that ends with check_x(x)."""
-    call = ast.parse(cell.source).body[-1].value
-    return call.func.id, call.args[0].id
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-class TestNotebook:
-    def test_each_check_has_its_answer_and_its_solution(self, path):
-        above, checks, solutions = parts(path)
-        assert len(checks) == len(solutions) >= 3
-        cells = nbformat.read(path, as_version=4).cells
-        sources = [cell.source for cell in cells if cell.cell_type == "code"]
-        for check, solution in zip(checks, solutions, strict=True):
-            name, function = last_call(check)
-            assert name == f"check_{function}"
-            assert last_call(solution) == (name, f"{function}_solution")
-            number = path.stem[:2]
-            grade_id = f"{number}-{function.replace('_', '-')}"
-            assert metadata(check)["grade_id"] == grade_id
-            assert metadata(solution)["grade_id"] == f"{grade_id}-solution"
-            answer = sources[sources.index(check.source) - 1]
-            assert [node.name for node in ast.parse(answer).body] == [function]
-            assert "# your code" in answer and len(answer.splitlines()) <= 5
-            assert sources[sources.index(check.source) + 1] == solution.source
-        assert "from unetlib.exercise import exercise" in checks[0].source
+@pytest.mark.parametrize(("check", "answer", "word"), [*wrong_answers()])
+def test_typical_mistakes_get_their_hint(check, answer, word):
+    verdict = check(answer)
+    assert not verdict.passed and word in verdict.hint

@@ -3,7 +3,6 @@
 import ast
 import itertools
 import re
-import statistics
 import subprocess
 import sys
 import tomllib
@@ -26,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point upward only: a part uses what stands above it, not its neighbours of the same line.
 LAYERS = [
-    ["errors", "paths", "device", "exercise"],
+    ["errors", "paths", "device"],
     ["config"],
     ["models", "losses", "metrics", "matting", "plots"],
     ["data"],
@@ -39,6 +38,7 @@ LAYERS = [
     ["cutting"],
     ["video"],
     ["evaluate"],
+    ["checks"],
     ["app"],
     ["__main__"],
 ]
@@ -108,10 +108,12 @@ def test_the_library_stays_thin():
     assert sum(len(text.splitlines()) for text in tests) <= 9_000
 
 
-def test_a_student_pulls_in_little(course):
-    sources = ["\n".join(cell.source for cell in code_cells(nb)) for nb in course.values()]
-    used = {name for text in sources for name in imports(re.sub(r"(?m)^\s*[%!].*", "", text))[0]}
-    assert lines(closure(used)) <= 5_850
+def test_a_student_pulls_in_little():
+    cells = [cell for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    plain = [re.sub(r"(?m)^( *)[%!].*", r"\1pass", source) for source in sources]
+    used = {name for source in plain for name in imports(source)[0]}
+    assert lines(closure(used)) <= 5_000
     assert not [name for name in closure(used) if name.startswith("unetlib.app")]
 
 
@@ -215,84 +217,6 @@ def test_one_address():
         for match in re.findall(r"github\.com/(unetlib/[\w-]+)", path.read_text(encoding="utf-8"))
     }
     assert found <= {slug}
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-@pytest.fixture(scope="module")
-def course():
-    names = ["01_data", "02_model", "03_train", "04_evaluate", "05_inference_widget"]
-    assert [path.stem for path in NOTEBOOKS] == [*names, "06_timelapse"]
-    return {path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
-
-
-def test_the_first_code_cell_is_the_same_everywhere_and_names_the_address(course):
-    first = {code_cells(notebook)[0].source for notebook in course.values()}
-    assert len(first) == 1
-    address = PROJECT["project"]["urls"]["Repository"]
-    assert re.findall(r"https://github\.com/[\w/-]+", first.pop()) == [address]
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-class TestNotebook:
-    @pytest.fixture
-    def notebook(self, path):
-        return nbformat.read(path, as_version=4)
-
-    def test_valid_small_and_for_any_python3(self, path, notebook):
-        nbformat.validate(notebook)
-        assert path.stat().st_size < 1_000_000
-        assert notebook.metadata.kernelspec.name == "python3"
-        assert "/home/" not in path.read_text(encoding="utf-8")
-
-    def test_one_parameters_cell_of_scalars_near_the_top(self, path, notebook):
-        tagged = [
-            i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])
-        ]
-        assert len(tagged) == 1 and tagged[0] <= 4
-        for node in ast.parse(notebook.cells[tagged[0]].source).body:
-            assert isinstance(node, ast.Assign) and len(node.targets) == 1
-            value = ast.literal_eval(node.value)
-            assert isinstance(value, str | int | float | bool), ast.unparse(node)
-        names = set(re.findall(r"^(\w+) =", notebook.cells[tagged[0]].source, re.M))
-        assert "outputs_dir" in names
-
-    def test_executed_in_order_from_a_clean_kernel(self, path, notebook):
-        cells = [cell for cell in code_cells(notebook) if cell.source.strip()]
-        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-        for cell in cells:
-            expected = "raises-exception" in cell.metadata.get("tags", [])
-            assert expected or all(out.output_type != "error" for out in cell.outputs)
-
-    def test_cells_are_short_and_come_with_prose(self, path, notebook):
-        lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
-        assert max(lengths) <= 30
-        assert statistics.median(lengths) <= 8
-        prose = len(notebook.cells) - len(lengths)
-        assert 0.6 <= prose / len(lengths) <= 1.6
-
-    def test_opens_with_a_title_and_ends_with_summary_and_exercises(self, path, notebook):
-        assert notebook.cells[0].cell_type == "markdown"
-        assert notebook.cells[0].source.startswith("# ")
-        titles = [
-            line
-            for cell in notebook.cells
-            if cell.cell_type == "markdown"
-            for line in cell.source.splitlines()
-            if line.startswith("## ")
-        ]
-        assert titles[-2:] == ["## Summary", "## Exercises"]
-        solutions = [c for c in code_cells(notebook) if "### BEGIN SOLUTION" in c.source]
-        assert len(solutions) >= 3
-        assert all("### END SOLUTION" in cell.source for cell in solutions)
-
-    def test_what_nbval_ignores_prints_no_shape_and_no_check(self, path, notebook):
-        for cell in code_cells(notebook):
-            if "nbval-ignore-output" in cell.metadata.get("tags", []):
-                text = "".join(out.get("text", "") for out in cell.outputs)
-                assert not re.search(r"\bTrue\b|\bFalse\b|\(\d+(, \d+)+,?\)|\[\d+(, \d+)+\]", text)
 
 
 def test_a_changed_number_makes_pytest_fail(tmp_path):

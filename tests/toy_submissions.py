@@ -10,7 +10,7 @@ from toy_course import write_notebook
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
 from unetlib.data.preprocess import Preprocess
-from unetlib.data.sources import open_settings
+from unetlib.data.sources import open_dataset
 from unetlib.evaluate import measure
 from unetlib.models import build_model
 from unetlib.predict import Predictor
@@ -24,7 +24,7 @@ def check_double(answer):
 check_double(double)
 """
 RIGHT = "def double(x):\n    return 2 * x"
-BEGIN = "from unetlib.exercise import exercise"
+BEGIN = "from unetlib.checks import exercise"
 WRONG = "def double(x):\n    return x ** 2"
 SAVE = "from pathlib import Path\n(Path(outputs_dir) / 'made.txt').write_text('x' * 500)"
 HANG = "while True:\n    pass"
@@ -42,9 +42,9 @@ EAT = ["kept = [b'x' * 300_000_000]", "kept += [b'x' * 20_000_000 for _ in range
 FLOOD = "for _ in range(30):\n    print('spam ' * 200_000)"
 HOME = "from pathlib import Path\n(Path.home() / 'was here').touch()"
 PATCH = """
-import unetlib.exercise
+import unetlib.checks
 from IPython.display import display
-unetlib.exercise._hint = lambda *given: None
+unetlib.checks._hint = lambda *given: None
 exercise = None
 """
 CHEAT = """
@@ -77,13 +77,16 @@ def write_network(folder: Path, claimed: dict) -> None:
     model = build_model("unet_small", base=4)
     list(model.parameters())[-1].data.fill_(5)  # bias of the last layer: foreground everywhere
     save_checkpoint(folder / "checkpoints/best_model.pth", Checkpoint(model, Preprocess(32)))
-    record = {"run": {"preset": "quick", "parameters": DRAWING}, "evaluation": claimed}
+    record = {
+        "run": {"preset": "quick", "parameters": DRAWING},
+        "evaluation": claimed | {"source": "synthetic"},
+    }
     (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def true_scores(folder: Path) -> dict[str, float]:
     """What the network of `write_network` reaches on the photos that its record stands for."""
-    photos = open_settings("synthetic", "", str(folder / "photos"), 40, 32, 3).val
+    photos = open_dataset(folder / "photos", 40, 32, 3).val
     found = measure(Predictor(folder / "checkpoints/best_model.pth"), photos)
     return found.summary(resamples=1)["mean"].to_dict()
 

@@ -14,6 +14,7 @@ PRESETS = Choice(("none", "light", "standard", "strong"))
 PRECISIONS = Choice(("auto", "float32", "bfloat16", "float16"))
 EXPORTED = ("float32", "float16", "int8")  # precisions of an exported file
 OPTIMIZERS = Choice(("adam", "adamw", "sgd"))
+SAMPLINGS = Choice(("uniform", "source", "tags", "foreground"))
 SCHEDULES = Choice(("plateau", "step", "exponential", "cosine", "onecycle", "constant"))
 POSITIVE, INSIDE = FloatRange(0, inf, True, True), FloatRange(0, 1, True, True)
 SHARE = FloatRange(0, 1, max_open=True)

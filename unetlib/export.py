@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unetlib.config import EXPORTED
+from unetlib.data.images import open_photo
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError, need
 from unetlib.paths import whole

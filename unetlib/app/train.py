@@ -14,7 +14,7 @@ import click
 from click import BOOL, STRING, Choice, FloatRange, IntRange
 
 from unetlib.app import Command
-from unetlib.config import PRESETS, TrainConfig, setting
+from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
 from unetlib.errors import hint
 from unetlib.paths import find_input, read_text, resolve, write_whole
 
@@ -40,6 +40,7 @@ class TrainOptions(TrainConfig):
     image_size: int = setting(96, IntRange(1), "height and width that all photos are resized to")
     batch_size: int = setting(8, IntRange(1), "photos in a batch (of each process)")
     augment: str = setting("light", PRESETS, "how much training photos are varied")
+    sampling: str = setting("uniform", SAMPLINGS, "which photos come more often than others")
     workers: int = setting(-1, IntRange(-1), "processes that load photos; -1: as many as pay")
     model: str = setting("unet_small", STRING, "which network; an unknown name lists all")
     base: int = setting(0, IntRange(0), "U-Nets: channels of the first level; 0: the model's own")
@@ -148,7 +149,8 @@ def run_training(o: TrainOptions):
     where = (o.source, o.source_root, o.data_dir, o.count, o.image_size, o.seed)
     with state.main_process_first():  # who draws or downloads; the others find it done
         source = open_settings(*where, o.val_fraction, o.exclude)
-    loaders = make_loaders(source, o.image_size, o.batch_size, o.augment, o.seed, o.workers)
+    how = (o.image_size, o.batch_size, o.augment, o.seed, o.workers, o.sampling)
+    loaders = make_loaders(source, *how)
     if state.is_main_process:
         click.echo(f"{source.describe()}\n{o.model}: {count_parameters(model):,} parameters")
         click.echo(f"on {state.num_processes} × {describe_device(state.device)}, into {out}")
