@@ -1,6 +1,7 @@
 """Soft mask -> mask whose edge follows the photo's: float32 (H, W) in [0, 1], contour at 0.5."""
 
 from collections.abc import Iterator
+from itertools import product
 
 import cv2
 import numpy as np
@@ -15,9 +16,8 @@ Tile = tuple[slice, slice]
 
 def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[Tile]:
     """(rows, columns) that cover an array (H, W): most photos need work only at the edge."""
-    for top in range(0, shape[0], side):
-        for left in range(0, shape[1], side):
-            yield slice(top, min(top + side, shape[0])), slice(left, min(left + side, shape[1]))
+    for top, left in product(range(0, shape[0], side), range(0, shape[1], side)):
+        yield np.s_[top : min(top + side, shape[0]), left : min(left + side, shape[1])]
 
 
 def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.ndarray:
@@ -135,11 +135,9 @@ def closed_form(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     scale = max(1.0, np.sqrt(mask.size / MOST))
     small, coarse = shrunk(image, scale), shrunk(mask, scale)
     trimap = np.select([coarse < 0.05, coarse > 0.95], [0.0, 1.0], 0.5)
-    if trimap.min() > 0 or trimap.max() < 1:
-        return mask
     try:
         alpha = estimate_alpha_cf(small / 255.0, trimap)
-    except ValueError:  # what pymatting raises when it finds no solution
+    except ValueError:
         return mask
     alpha = np.float32(np.where(trimap == 0.5, alpha.clip(0, 1), trimap))
     if scale == 1:
