@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from unetlib.cutting import read_background
 from unetlib.data.synthetic import generate_sample
 from unetlib.matting import (
     blurred,
@@ -18,6 +17,7 @@ from unetlib.matting import (
     estimate_foreground,
     fit_cover,
     greyed,
+    mixed,
     parse_color,
     soft_to_alpha,
 )
@@ -263,10 +263,9 @@ def test_composite_over_a_colour_is_pillows(rgba, colour):
     assert np.abs(got.astype(int) - want).max() <= 1  # Pillow rounds in fixed point
 
 
-def test_composite_transparent_colour_names_and_images(photo):
+def test_composite_colour_names_and_images(photo):
     rgba = np.zeros((10, 20, 4), np.uint8)
     rgba[:, :10] = (1, 2, 3, 255)
-    np.testing.assert_array_equal(composite(rgba), rgba)
     np.testing.assert_array_equal(composite(rgba, "red")[0, [0, 19]], [[1, 2, 3], [255, 0, 0]])
     below = photo(10, 20)
     np.testing.assert_array_equal(composite(rgba, below)[:, 10:], below[:, 10:])
@@ -336,9 +335,7 @@ def test_backgrounds_made_of_the_photo():
     near = (alpha == 0) & (disc(40) > 0.9)
     assert np.abs(behind[near] - [20.0, 20, 120]).max() < 20  # the figure does not glow
     assert (np.ptp(greyed(image), axis=2) == 0).all()
-    rgba = np.dstack([image, np.uint8(255 * alpha)])
-    half_white = read_background("white@0.5").lay(rgba, image)
-    np.testing.assert_array_equal(half_white[0, 0], [138, 138, 188])
+    np.testing.assert_array_equal(mixed(image, "white", 0.5)[0, 0], [138, 138, 188])
     assert (chequerboard(50, 70, cell=10)[0, 0] == chequerboard(50, 70, cell=10)[10, 10]).all()
 
 

@@ -114,7 +114,7 @@ def contents(root):
 
 
 def write(root, count=24, size=32, **arguments):
-    return write_synthetic(root, count, size, progress=False, **({"workers": 1} | arguments))
+    return write_synthetic(root, count, size, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,22 @@ def test_files_are_the_samples(folder):
         assert np.array_equal(np.asarray(mask), np.rint(s.matte * 255))
         image = Image.open(folder / row["split"] / "images" / f"{row['id']}.jpg")
         assert np.abs(np.asarray(image).astype(int) - s.image).mean() < 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_drawing_goes_on_with_any_number_of_workers(folder, tmp_path, workers):
+    root = shutil.copytree(folder, tmp_path / "set")
+    images = root / "train" / "images"
+    (images / "synthetic-000000.jpg").rename(images / ".synthetic-000000.jpg.77.part")
+    for path in [root / "manifest.csv", *root.glob("*/masks/*[258].png")]:
+        path.unlink()
+    assert contents(write(root, workers=workers)) == contents(folder)
+
+
+def test_a_drawing_needs_no_standard_error(tmp_path, monkeypatch):
+    """As under pythonw.exe, and in services."""
+    monkeypatch.setattr("sys.stderr", None)
+    assert (write(tmp_path) / "manifest.csv").is_file()
 
 
 def test_other_arguments_replace_own_files_only(folder, tmp_path):

@@ -33,8 +33,7 @@ class Background:
         if self.kind == "transparent":
             return rgba
         if self.kind == "color":
-            color = np.full_like(image, self.color)
-            image = cv2.addWeighted(image, 1 - self.amount, color, self.amount, 0)
+            image = matting.mixed(image, self.color, self.amount)
         elif self.kind == "blur":
             image = matting.blurred(image, rgba[..., 3] / np.float32(255), self.amount)
         else:

@@ -38,9 +38,7 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"a photo is uint8 (H, W, 3), this is {image.dtype} {image.shape}")
 
 
-def check_edge(
-    threshold: float, refine: str = "none", grow: float = 0.0, feather: float = 0.0
-) -> np.float32:
+def check_edge(threshold: float, refine="none", grow=0.0, feather=0.0) -> np.float32:
     """The threshold as a float32; ValueError for what `cut_out` cannot take."""
     if refine not in REFINEMENTS:
         raise ValueError(f"refine {refine!r}: there are {', '.join(REFINEMENTS)}")
@@ -58,11 +56,8 @@ def bent(mask: np.ndarray, point: float, value: float) -> np.ndarray:
 
 
 def soft_to_alpha(soft: np.ndarray, threshold: float = 0.5, haze: float = HAZE) -> np.ndarray:
-    """Soft mask -> alpha, both float32 (H, W) in [0, 1]; rises with `soft`.
-
-    Two straight pieces carry 0, threshold, 1 to 0, 0.5, 1; then the lowest and highest `haze` are
-    cut away.
-    """
+    """Soft mask -> alpha, both float32 (H, W) in [0, 1]: two straight pieces carry 0, threshold, 1
+    to 0, 0.5, 1; then the lowest and highest `haze` are cut away."""
     return steeper(bent(soft, check_edge(threshold), 0.5), haze)
 
 
@@ -91,8 +86,7 @@ def cut_out(
     8. The bending is undone: that is the soft mask returned, and the alpha is its `soft_to_alpha`.
        The edge gets the foreground's own colours; what has alpha 0 is black.
 
-    `soft` may leave [0, 1] by rounding, 1e-5. Raises ValueError for arrays of other kinds and for
-    values out of range.
+    `soft` may leave [0, 1] by 1e-5. Raises ValueError for other arrays and values out of range.
     """
     check_image(image)
     t = check_edge(threshold, refine, grow, feather)
@@ -162,9 +156,7 @@ def _feathered(mask: np.ndarray, pixels: float) -> np.ndarray:
     return np.where(mask >= 0.5, np.clip(soft, 0.5, 1), np.clip(soft, 0, below))
 
 
-def estimate_foreground(
-    image: np.ndarray, alpha: np.ndarray, background_kept: bool = True
-) -> np.ndarray:
+def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=True) -> np.ndarray:
     """The foreground's own colours, uint8 (H, W, 3): what the photo would show at alpha 1.
 
     A pixel of the edge is a mixture, image = alpha * F + (1 - alpha) * B; used as it is it carries
@@ -209,25 +201,18 @@ def _fused(mix, alpha, front, back, radius: int, background_kept: bool):
     return np.clip(front + a * (mix - a * front - (1 - a) * back), 0, 255), back
 
 
-def composite(rgba: np.ndarray, background=None) -> np.ndarray:
-    """Lay a cut-out over a background.
-
-    `background` is a colour (see `parse_color`) or an image, uint8 (h, w, 3), which is cropped to
-    fit: the result is uint8 (H, W, 3). None keeps it transparent: a copy, uint8 (H, W, 4).
-    """
+def composite(rgba: np.ndarray, background) -> np.ndarray:
+    """Lay a cut-out over a background, uint8 (H, W, 3): a colour (see `parse_color`) or an image,
+    uint8 (h, w, 3), which is cropped to fit."""
     if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
         raise ValueError(f"a cut-out is uint8 (H, W, 4), this is {rgba.dtype} {rgba.shape}")
-    if background is None:
-        return rgba.copy()
+    front = Image.fromarray(rgba)
     if np.ndim(background) == 3:
-        below = fit_cover(background, *rgba.shape[:2])
+        below = Image.fromarray(fit_cover(background, *rgba.shape[:2]))
     else:
-        below = np.broadcast_to(np.uint8(parse_color(background)), (*rgba.shape[:2], 3))
-    result = np.empty(below.shape, np.uint8)
-    for tile in tiles(below.shape, 512):
-        a = rgba[tile][..., 3:] / np.float32(255)
-        result[tile] = np.rint(a * rgba[tile][..., :3] + (1 - a) * below[tile])
-    return result
+        below = Image.new("RGB", front.size, parse_color(background))
+    below.paste(front, mask=front)
+    return np.array(below)
 
 
 def fit_cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -260,7 +245,6 @@ def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.
     `strength`, above 0 to 0.5, is the standard deviation of the blur as a share of the longer side.
     Pixels count with 1 - alpha: the figure does not glow around its own edge.
     """
-    check_image(image)
     scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
     small, shows = shrunk(image, scale), np.maximum(1 - shrunk(np.float32(alpha), scale), 1e-3)
     both = np.dstack([small * shows[..., None], shows])
@@ -273,3 +257,8 @@ def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.
 def greyed(image: np.ndarray) -> np.ndarray:
     """The photo without its colours (luma of Rec. 601), uint8 (H, W, 3)."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def mixed(image: np.ndarray, color, weight: float) -> np.ndarray:
+    """The photo with a colour over it, uint8 (H, W, 3): weight * color + (1 - weight) * image."""
+    return cv2.addWeighted(image, 1 - weight, np.full_like(image, parse_color(color)), weight, 0)

@@ -11,10 +11,9 @@ from unetlib.errors import need
 SAMPLES = 4  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
-Tile = tuple[slice, slice]
 
 
-def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[Tile]:
+def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[tuple[slice, slice]]:
     """(rows, columns) that cover an array (H, W): most photos need work only at the edge."""
     for top, left in product(range(0, shape[0], side), range(0, shape[1], side)):
         yield np.s_[top : min(top + side, shape[0]), left : min(left + side, shape[1])]
@@ -26,7 +25,7 @@ def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.nda
     return cv2.resize(array, size, interpolation=how)
 
 
-def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: Tile) -> np.ndarray:
+def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice]) -> np.ndarray:
     """What `cv2.resize` of the array to `shape` gives for one tile of it."""
     top, left = tile[0].start, tile[1].start
     y, x = array.shape[0] / shape[0], array.shape[1] / shape[1]
