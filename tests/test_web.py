@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from unetlib.data.images import ImageError
 from unetlib.predict import Predictor
 
 pytest.importorskip("gradio")
-# size, threshold, refine, largest, holes, grow, feather, ground, color, behind
-SETTINGS = [0, 0.5, "guided", False, False, 0, 0, "transparent", "#0a4678", None]
+# size, threshold, refine, ground, color, behind
+SETTINGS = [0, 0.5, "guided", "transparent", "#0a4678", None]
 
 
 @pytest.fixture
@@ -43,12 +44,12 @@ def test_the_preview(network, photo, tmp_path):
     assert after.shape == before.shape and soft.shape == (90, 120) and edge.ndim == 3
     assert soft[45, 55] > 250 and soft[5, 5] < 5 and "120×90 pixels, 23% foreground" in text
     for ground, far in (("colour", (10, 70, 120)), ("grey", (31, 31, 31)), ("blur", (10, 30, 90))):
-        settings = [*SETTINGS[:7], ground, *SETTINGS[8:]]
+        settings = [*SETTINGS[:3], ground, *SETTINGS[4:]]
         (_, after), *_ = web.preview(photo, network, *settings)
         np.testing.assert_allclose(after[2, 2], far, atol=3)
     behind = tmp_path / "behind.png"
     Image.new("RGB", (9, 9), (200, 200, 200)).save(behind)
-    settings = [*SETTINGS[:7], "picture", "", str(behind)]
+    settings = [*SETTINGS[:3], "picture", "", str(behind)]
     assert web.preview(photo, network, *settings)[0][1][2, 2].tolist() == [200, 200, 200]
     Image.new("RGB", (50, 40), "blue").save(Path(photo).with_name("blue.png"))
     said = web.preview(str(Path(photo).with_name("blue.png")), network, 64, *SETTINGS[1:])[-1]
@@ -82,6 +83,17 @@ def test_what_is_too_large_or_no_photo_is_said_by_name(network, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(ImageError, match="text.png: not an image"):
         web.preview(str(tmp_path / "text.png"), network, *SETTINGS)
+
+
+def test_photos_of_iphones(network, tmp_path):
+    path = tmp_path / "me.heic"
+    if find_spec("pillow_heif"):
+        Image.new("RGB", (64, 48), "red").save(path)
+        assert "64×48 pixels, 100% foreground" in web.preview(str(path), network, *SETTINGS)[-1]
+    else:
+        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
+        with pytest.raises(ImageError, match=r"me\.heic: .*pip install pillow-heif"):
+            web.preview(str(path), network, *SETTINGS)
 
 
 def test_the_command_says_what_is_wrong(network, tmp_path):

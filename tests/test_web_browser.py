@@ -52,6 +52,7 @@ def page(place):
         cwd=root,
         env={**environment, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
+        stderr=open(root / "errors.txt", "w"),  # noqa: SIM115 - for as long as it runs
         text=True,
     )
     said = ""
@@ -188,7 +189,8 @@ def test_it_fits_the_screen(page, name, width, tmp_path):
     page.screenshot(path=folder / f"app_{name}.png", full_page=True)
 
 
-def test_nothing_comes_from_elsewhere_and_no_script_failed(page):
+def test_nothing_comes_from_elsewhere_and_nothing_failed(page, place):
+    assert "Traceback" not in (place[0] / "errors.txt").read_text()
     assert {
         url for url in page.asked if not url.startswith((page.address, "data:", "blob:"))
     } == set()

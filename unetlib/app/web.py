@@ -20,8 +20,7 @@ from unetlib.paths import resolve
 PHOTO_MB, MEGAPIXELS, KEPT = 30, 50, 1800  # of a photo; seconds that files are kept
 SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
 EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "closed-form")]
-ABOUT = """# Cut out people
-Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."""
+ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
 
 
 @click.command("app", cls=Command, short_help="The web page for cutting out photos.")
@@ -49,7 +48,7 @@ def _predictor(network: str):
 
 @lru_cache(8)
 def _predicted(path: str, network: str, size: int | None, side: int):
-    """An upload as (photo, soft mask, scale), of at most `side` pixels: what takes long."""
+    """An upload as (photo, soft mask), of at most `side` pixels: what takes long."""
     from unetlib.data.images import ImageError, fit_within, image_size, open_photo, resize
 
     width, height = image_size(path)
@@ -58,18 +57,17 @@ def _predicted(path: str, network: str, size: int | None, side: int):
     photo, shape = open_photo(path), fit_within((height, width), side)
     alpha = photo.alpha if photo.alpha is None else resize(photo.alpha, shape)
     photo = replace(photo, rgb=resize(photo.rgb, shape), alpha=alpha)
-    return photo, _predictor(network).predict(photo.rgb, size), shape[1] / width
+    return photo, _predictor(network).predict(photo.rgb, size)
 
 
-def cut_upload(side: int, path: str, network: str, size: int, *settings):
+def cut_upload(side, path, network, size, threshold, refine, ground, color, behind):
     """A `Cut` with the page's settings, as `cut_photo` makes it of a photo of `side` pixels."""
     from unetlib.cutting import Cut, Recipe
     from unetlib.matting import cut_out
 
-    threshold, refine, largest, holes, grow, feather, ground, color, behind = settings
-    photo, soft, scale = _predicted(path, network, size or None, side)
+    photo, soft = _predicted(path, network, size or None, side)
     ground = {"colour": color, "picture": behind}.get(ground, ground)
-    recipe = Recipe(threshold, refine, largest, holes, grow * scale, feather * scale, ground)
+    recipe = Recipe(threshold, refine, background=ground)
     return Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
 
 
@@ -125,7 +123,6 @@ def build_page(network: str = "people"):
     own = map(str, resolve("outputs/checkpoints").glob("*.onnx"))
     networks = list(dict.fromkeys([network, *here, *own]))
     videos = sorted(resolve("outputs").glob("**/videos/*.mp4"))
-    gr.set_static_paths([video.parent for video in videos])
     skimage = find_spec("skimage")
     example = skimage and Path(skimage.origin).with_name("data") / "astronaut.png"
     examples = [("astronaut (example)", str(example))] if example else []
@@ -152,7 +149,7 @@ def build_page(network: str = "people"):
             yield gr.File(make_files(folder, paths or [path], *rest), visible=True)
 
     with gr.Blocks(title="Cut out people", delete_cache=(60, KEPT)) as page:
-        gr.Markdown(ABOUT)
+        gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 label = f"Your photos, up to {PHOTO_MB} MB each"
@@ -167,10 +164,6 @@ def build_page(network: str = "people"):
                 with gr.Accordion("More settings", open=False):
                     chosen = gr.Dropdown(networks, value=network, label="Network")
                     size = gr.Slider(0, 512, 0, step=32, label="Working size, 0: as trained")
-                    grow = gr.Slider(-10, 10, 0, step=0.5, label="Grow or shrink, in pixels")
-                    feather = gr.Slider(0, 20, 0, step=0.5, label="Soft edge, in pixels")
-                    largest = gr.Checkbox(label="Largest piece only")
-                    holes = gr.Checkbox(label="Fill holes")
             with gr.Column(scale=3, min_width=320):
                 compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, format="jpeg")
                 with gr.Row():
@@ -184,8 +177,7 @@ def build_page(network: str = "people"):
         with gr.Accordion("Timelapse of a training", open=False, visible=bool(videos)):
             gr.Gallery(videos, label="Videos", interactive=False, preview=True, height=400)
 
-        settings = [photo, chosen, size, threshold, refine, largest, holes, grow, feather]
-        settings += [ground, color, behind]
+        settings = [photo, chosen, size, threshold, refine, ground, color, behind]
         changes = [page.load, *(one.change for one in settings)]
         shown = [compare, soft, edge, text]
         gr.on(changes, told()(preview), settings, shown, trigger_mode="always_last")
