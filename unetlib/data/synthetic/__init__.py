@@ -170,7 +170,7 @@ def make_room(root: Path, settings: str) -> None:
             )
     same = stamp.is_file() and stamp.read_text() == settings
     for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
-        file.unlink()
+        file.unlink(missing_ok=True)  # another call may draw the same set
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     write_whole(stamp, settings.encode())
