@@ -218,6 +218,8 @@ def composite(rgba: np.ndarray, background) -> np.ndarray:
 def fit_cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scale an image, its shape kept, until it covers (height, width), and crop the middle."""
     check_image(image)
+    if image.shape[:2] == (height, width):
+        return image
     return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height)))
 
 
