@@ -22,7 +22,7 @@ from unetlib.data.synthetic import write_synthetic
 def clean(tmp_path_factory):
     """Drawn photos and masks, 26 in train and 14 in val."""
     folder = tmp_path_factory.mktemp("clean") / "data"
-    write_synthetic(folder, 40, 96, val_fraction=0.3, workers=1, progress=False)
+    write_synthetic(folder, 40, 96, val_fraction=0.3)
     (folder / "manifest.csv").unlink()
     return folder
 

@@ -117,6 +117,13 @@ def test_bad_requests_of_cut_out(how, words):
         cut_out(np.zeros((4, 6, 3), np.uint8), **{"soft": np.zeros((4, 6)), **how})
 
 
+def test_a_soft_mask_may_leave_its_range_by_rounding():
+    soft = np.array([[-1e-5, 0.7, 1 + 1e-5]])
+    for threshold in (0.3, 0.5, 1):
+        got = cut_out(np.zeros((1, 3, 3), np.uint8), soft, threshold, refine="none").soft
+        np.testing.assert_allclose(got, [[0, 0.7, 1]], atol=1e-6)
+
+
 def guided_filter_by_hand(image, mask, radius, eps):
     """He, Sun, Tang 2013, equations 19 and 20, a window at a time in float64."""
     image, mask = np.float64(image) / 255, np.float64(mask)
@@ -252,10 +259,9 @@ def test_composite_over_a_colour_is_pillows(rgba, colour):
     assert np.abs(got.astype(int) - want).max() <= 1  # Pillow rounds in fixed point
 
 
-def test_composite_transparent_colour_names_and_images(photo):
+def test_composite_colour_names_and_images(photo):
     rgba = np.zeros((10, 20, 4), np.uint8)
     rgba[:, :10] = (1, 2, 3, 255)
-    np.testing.assert_array_equal(composite(rgba), rgba)
     np.testing.assert_array_equal(composite(rgba, "red")[0, [0, 19]], [[1, 2, 3], [255, 0, 0]])
     below = photo(10, 20)
     np.testing.assert_array_equal(composite(rgba, below)[:, 10:], below[:, 10:])
@@ -327,10 +333,6 @@ def test_backgrounds_made_of_the_photo():
     assert (np.ptp(greyed(image), axis=2) == 0).all()
     np.testing.assert_array_equal(mixed(image, "white", 0.5)[0, 0], [138, 138, 188])
     assert (chequerboard(50, 70, cell=10)[0, 0] == chequerboard(50, 70, cell=10)[10, 10]).all()
-    with pytest.raises(ValueError, match="0.6"):
-        blurred(image, alpha, 0.6)
-    with pytest.raises(ValueError, match="weight 2"):
-        mixed(image, "red", 2)
 
 
 def test_fog_far_from_the_figure_goes_and_its_inside_becomes_solid():

@@ -1,9 +1,11 @@
 """The web app: photos in, cut-outs out. `build_page` makes the page, `unetlib app` serves it."""
 
-import io
+import logging
 import os
+import re
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,10 +19,8 @@ from unetlib.paths import resolve
 
 PHOTO_MB, MEGAPIXELS, KEPT = 30, 50, 1800  # of a photo; seconds that files are kept
 SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
-GROUNDS = ("transparent", "colour", "picture", "blur", "grey")
 EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "closed-form")]
-ABOUT = """# Cut out people
-Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."""
+ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
 
 
 @click.command("app", cls=Command, short_help="The web page for cutting out photos.")
@@ -31,15 +31,10 @@ Choose photos, look at the edge, save the cut-outs. Photos are deleted after hal
 def app(network, host, port, browser) -> None:
     """Serve the page until Ctrl-C. Photos stay on this machine, for half an hour."""
     page = build_page(network)
-    click.echo(f"network: {network}: {_predictor(network).describe()}")
-    import gradio as gr
-
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # of this machine
-    look = {"theme": gr.themes.Default(primary_hue="blue", **fonts), "footer_links": []}
-    look["css"] = ".gradio-container {max-width: 1280px !important; margin: auto}"
-    how = {"inbrowser": browser, "quiet": True, "show_error": True, "prevent_thread_lock": True}
-    how |= {"server_name": host, "server_port": port or None, "max_file_size": f"{PHOTO_MB}mb"}
-    address = page.launch(ssr_mode=False, **how, **look)[1]
+    where = {"server_name": host, "server_port": port or None, "inbrowser": browser}
+    how = {"max_file_size": f"{PHOTO_MB}mb", "footer_links": [], "quiet": True}
+    address = page.launch(prevent_thread_lock=True, **where, **how)[1]
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would print tracebacks
     click.echo(f"The app: {address} (Ctrl-C ends it)")
     page.block_thread()
 
@@ -51,82 +46,64 @@ def _predictor(network: str):
     return Predictor(network)
 
 
-@lru_cache(4)
-def _photo(path: str):
-    """An uploaded file, or an example. Raises ImageError."""
-    from unetlib.data.images import ImageError, image_size, open_photo
+@lru_cache(8)
+def _predicted(path: str, network: str, size: int | None, side: int):
+    """An upload as (photo, soft mask), of at most `side` pixels: what takes long."""
+    from unetlib.data.images import ImageError, fit_within, image_size, open_photo, resize
 
-    file = io.BytesIO(Path(path).read_bytes())
-    file.name = Path(path).name  # errors name it
-    width, height = image_size(file)
+    width, height = image_size(path)
     if width * height > MEGAPIXELS * 1e6:
-        raise ImageError(f"{file.name}: {width}×{height} is more than {MEGAPIXELS} megapixels")
-    return open_photo(file)
+        raise ImageError(f"{path}: {width}×{height} is more than {MEGAPIXELS} megapixels")
+    photo, shape = open_photo(path), fit_within((height, width), side)
+    alpha = photo.alpha if photo.alpha is None else resize(photo.alpha, shape)
+    photo = replace(photo, rgb=resize(photo.rgb, shape), alpha=alpha)
+    return photo, _predictor(network).predict(photo.rgb, size)
 
 
-@lru_cache(64)
-def _soft(path: str, network: str, size: int | None):
-    """What the network says, at its working size: it runs for another photo, network or size."""
-    return _predictor(network).predict_small([_photo(path).rgb], size)[0]
+def cut_upload(side, path, network, size, threshold, refine, ground, color, behind):
+    """A `Cut` with the page's settings, as `cut_photo` makes it of a photo of `side` pixels."""
+    from unetlib.cutting import Cut, Recipe
+    from unetlib.matting import cut_out
+
+    photo, soft = _predicted(path, network, size or None, side)
+    ground = {"colour": color, "picture": behind}.get(ground, ground)
+    recipe = Recipe(threshold, refine, background=ground)
+    return Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
 
 
-def _recipe(size, threshold, refine, largest, holes, grow, feather, ground, color, behind, blur):
-    from unetlib.cutting import Background, Recipe
-
-    if ground == "picture":
-        ground = Background(behind)
-    ground = {"colour": color, "blur": f"blur:{blur / 100}"}.get(ground, ground)
-    return Recipe(threshold, refine, largest, holes, grow, feather, ground, size=size or None)
-
-
-def preview(path: str, network: str, *settings):
-    """What the page shows of a photo: (photo, cut-out), soft mask, piece of the edge, text.
-
-    It works on a copy of SHOWN pixels; the files of the full size are made on request.
-    """
+def preview(path: str | None, network: str, size: int, *settings):
+    """What the page shows of a photo: (photo, cut-out), soft mask, piece of the edge, text. It
+    works on a copy of SHOWN pixels; the files of the full size are made on request."""
     import cv2
     import numpy as np
 
-    from unetlib.cutting import Cut
-    from unetlib.data.images import fit_within, resize
-    from unetlib.matting import cut_out
-    from unetlib.predict import resize_soft
+    from unetlib.data.images import image_size
 
-    recipe, photo = _recipe(*settings), _photo(path)
-    soft, shape = _soft(path, network, recipe.size), photo.rgb.shape[:2]
-    size = fit_within(shape, SHOWN)
-    scale = size[1] / shape[1]
-    recipe = replace(recipe, grow=recipe.grow * scale, feather=recipe.feather * scale)
-    rgb, alpha = (
-        array if array is None else resize(array, size) for array in (photo.rgb, photo.alpha)
-    )
-    result = cut_out(rgb, resize_soft(soft, *size), own_alpha=alpha, **recipe.edge())
-    picture = Cut(replace(photo, rgb=rgb), result, recipe).shown
+    if not path:
+        return None, None, None, ""
+    cut = cut_upload(SHOWN, path, network, size, *settings)
+    picture, soft, share = cut.shown, cut.cutout.soft, cut.cutout.foreground_share
     # the piece with most of the edge
-    edge = np.float32((result.soft > 0.1) & (result.soft < 0.9))
-    middle = np.unravel_index(cv2.blur(edge, (PIECE + 1, PIECE + 1)).argmax(), edge.shape)
-    top, left = (max(0, min(n - PIECE // 2, m - PIECE)) for n, m in zip(middle, size, strict=True))
-    piece = picture[top : top + PIECE, left : left + PIECE].repeat(2, 0).repeat(2, 1)
-    text = f"{shape[1]}×{shape[0]} pixels, {result.foreground_share:.0%} foreground. "
-    text += f"{_predictor(network).describe(recipe.size)}."
-    if not result.binary.any():
+    edge = cv2.blur(np.float32((soft > 0.1) & (soft < 0.9)), (PIECE + 1, PIECE + 1))
+    middle = np.unravel_index(edge.argmax(), edge.shape)
+    y, x = (max(0, min(n - PIECE // 2, m - PIECE)) for n, m in zip(middle, edge.shape, strict=True))
+    piece = picture[y : y + PIECE, x : x + PIECE].repeat(2, 0).repeat(2, 1)
+    text = "{}×{} pixels, {:.0%} foreground. ".format(*image_size(path), share)
+    text += f"{_predictor(network).describe(size or None)}."
+    if not share:
         text = f"**Nothing reaches the threshold:** the highest value is {soft.max():.2f}. {text}"
-    return (rgb, picture), (result.soft * 255).round().astype(np.uint8), piece, text
+    return (cut.photo.rgb, picture), np.uint8(np.rint(255 * soft)), piece, text
 
 
-def make_files(paths: list[str], network: str, *settings) -> list[str]:
+def make_files(folder: str, paths: list[str], *settings) -> list[str]:
     """The three files of a photo at its full size, as of `unetlib cut`; of several as a zip."""
-    from gradio.utils import get_upload_folder
-
-    from unetlib.cutting import cut_photo
-
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))  # what lies there is deleted in time
-    recipe, files, stems = _recipe(*settings), [], [Path(path).stem for path in paths]
+    cuts, files, stems = Path(folder, "cut"), [], [Path(path).stem for path in paths]
+    cuts.mkdir(parents=True)
     for n, path in enumerate(paths):
         stem = f"{stems[n]}_{n + 1}" if stems[n] in stems[:n] else stems[n]
-        files += cut_photo(_photo(path), _predictor(network), recipe).save(folder / "cut", stem)
+        files += cut_upload(MEGAPIXELS * 10**6, path, *settings).save(cuts, stem)
     if len(paths) > 1:
-        return [shutil.make_archive(f"{folder}/cutouts", "zip", folder / "cut")]
+        return [shutil.make_archive(f"{folder}/cutouts", "zip", cuts)]
     return [str(file) for file in files]
 
 
@@ -137,81 +114,77 @@ def build_page(network: str = "people"):
     _predictor(network)  # what cannot be used is said here, not to the visitors
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
+    from gradio.utils import get_upload_folder
 
+    from unetlib.data.images import SUFFIXES
     from unetlib.pretrained import NETWORKS
 
     here = [n for n, one in NETWORKS.items() if one.path.suffix == ".onnx" and one.path.is_file()]
     own = map(str, resolve("outputs/checkpoints").glob("*.onnx"))
     networks = list(dict.fromkeys([network, *here, *own]))
     videos = sorted(resolve("outputs").glob("**/videos/*.mp4"))
-    films = [(f"{video.parent.parent.name}: {video.name}", str(video)) for video in videos]
-    gr.set_static_paths([video.parent for video in videos])
-    found, examples = find_spec("skimage"), []
-    if found:
-        files = [Path(found.origin).with_name("data") / f"{n}.png" for n in ("astronaut", "camera")]
-        examples = [(f"{one.stem} (example)", str(one)) for one in files if one.is_file()]
+    skimage = find_spec("skimage")
+    example = skimage and Path(skimage.origin).with_name("data") / "astronaut.png"
+    examples = [("astronaut (example)", str(example))] if example else []
+    kept = get_upload_folder()
+    os.makedirs(kept, exist_ok=True)
+    kinds = {"file_types": ["image", *SUFFIXES, ".heic", ".heif"], "height": 150}
+
+    @contextmanager
+    def told():  # what goes wrong is one line on the page, and no traceback in the terminal
+        try:
+            if shutil.disk_usage(kept).free < 100e6:
+                raise OSError("the disk of the machine that serves this page is full")
+            yield
+        except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
+            text = re.sub(r"^\S+[/\\]", "", str(error))  # visitors know files without folders
+            raise gr.Error(text or "out of memory", print_exception=False) from error
 
     def receive(paths):
-        choices = []
-        for path in paths or []:
-            try:
-                choices += [(Path(path).name, path)] if _photo(path) else []
-            except (ValueError, OSError) as error:
-                gr.Warning(str(error), title="Not used")
-        choices += examples
-        return gr.Dropdown(choices=choices, value=choices[0][1] if choices else None)
+        choices = [(Path(path).name, path) for path in paths or []] + examples
+        return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 
-    with gr.Blocks(
-        title="Cut out people", analytics_enabled=False, delete_cache=(60, KEPT)
-    ) as page:
-        gr.Markdown(ABOUT)
+    def make(paths, path, *rest):
+        with told(), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
+            yield gr.File(make_files(folder, paths or [path], *rest), visible=True)
+
+    with gr.Blocks(title="Cut out people", delete_cache=(60, KEPT)) as page:
+        gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                several = {"file_count": "multiple", "file_types": ["image"], "height": 150}
-                uploads = gr.File(label=f"Your photos, up to {PHOTO_MB} MB each", **several)
-                photo = gr.Dropdown(
-                    examples, value=examples[0][1] if examples else None, label="Photo"
-                )
+                label = f"Your photos, up to {PHOTO_MB} MB each"
+                uploads = gr.File(label=label, file_count="multiple", **kinds)
+                photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")
                 refine = gr.Radio(EDGES, value="guided", label="Edge")
-                ground = gr.Radio(GROUNDS, value="transparent", label="Background")
+                grounds = ["transparent", "colour", "picture", "blur", "grey"]
+                ground = gr.Radio(grounds, value="transparent", label="Background")
                 color = gr.ColorPicker("#0a4678", label="Colour", visible=False)
-                behind = gr.Image(label="Picture", height=160, sources=["upload"], visible=False)
-                blur = gr.Slider(0.5, 10, 3, step=0.5, label="Blur, % of the side", visible=False)
+                behind = gr.File(label="Picture", visible=False, **kinds)
                 with gr.Accordion("More settings", open=False):
                     chosen = gr.Dropdown(networks, value=network, label="Network")
                     size = gr.Slider(0, 512, 0, step=32, label="Working size, 0: as trained")
-                    grow = gr.Slider(-10, 10, 0, step=0.5, label="Grow or shrink, in pixels")
-                    feather = gr.Slider(0, 20, 0, step=0.5, label="Soft edge, in pixels")
-                    largest = gr.Checkbox(label="Largest piece only")
-                    holes = gr.Checkbox(label="Fill holes")
             with gr.Column(scale=3, min_width=320):
                 compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, format="jpeg")
                 with gr.Row():
-                    shown = {"height": 240, "format": "png", "buttons": ["fullscreen"]}
-                    soft = gr.Image(label="Soft mask", **shown)
-                    edge = gr.Image(label="Edge, enlarged", **shown)
+                    soft = gr.Image(label="Soft mask", height=240, buttons=["fullscreen"])
+                    edge = gr.Image(label="Edge, enlarged", height=240, buttons=["fullscreen"])
                 text = gr.Markdown()
                 with gr.Row():
                     save = gr.Button("Make the three files", variant="primary")
                     save_all = gr.Button("All photos as a zip")
                 made = gr.File(label="Click a size to save", visible=False)
-        with gr.Accordion("Timelapse of a training", open=False, visible=bool(films)):
-            film = gr.Dropdown(films, value=None, label="Video")
-            film.change(lambda path: path, film, gr.Video(interactive=False, height=400))
+        with gr.Accordion("Timelapse of a training", open=False, visible=bool(videos)):
+            gr.Gallery(videos, label="Videos", interactive=False, preview=True, height=400)
 
-        settings = [photo, chosen, size, threshold, refine, largest, holes, grow, feather]
-        settings += [ground, color, behind, blur]
+        settings = [photo, chosen, size, threshold, refine, ground, color, behind]
         changes = [page.load, *(one.change for one in settings)]
-        gr.on(changes, preview, settings, [compare, soft, edge, text], trigger_mode="always_last")
+        shown = [compare, soft, edge, text]
+        gr.on(changes, told()(preview), settings, shown, trigger_mode="always_last")
         gr.on(changes, lambda: gr.File(visible=False), None, made)
         uploads.change(receive, uploads, photo)
-        for kind, control in zip(GROUNDS[1:4], (color, behind, blur), strict=True):
-            ground.change(lambda g, kind=kind: gr.update(visible=g == kind), ground, control)
-
-        def make(paths, path, *rest):
-            return gr.File(make_files(paths or [path], *rest), visible=True)
-
-        save.click(lambda *args: make(None, *args), settings, made)
+        ground.change(lambda g: gr.File(visible=g == "picture"), ground, behind)
+        ground.change(lambda g: gr.ColorPicker(visible=g == "colour"), ground, color)
+        save.click(lambda *args: (yield from make(None, *args)), settings, made)
         save_all.click(make, [uploads, *settings], made)
     return page

@@ -1,6 +1,7 @@
 """Soft mask -> mask whose edge follows the photo's: float32 (H, W) in [0, 1], contour at 0.5."""
 
 from collections.abc import Iterator
+from itertools import product
 
 import cv2
 import numpy as np
@@ -10,14 +11,12 @@ from unetlib.errors import need
 SAMPLES = 4  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
-Tile = tuple[slice, slice]
 
 
-def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[Tile]:
+def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[tuple[slice, slice]]:
     """(rows, columns) that cover an array (H, W): most photos need work only at the edge."""
-    for top in range(0, shape[0], side):
-        for left in range(0, shape[1], side):
-            yield slice(top, min(top + side, shape[0])), slice(left, min(left + side, shape[1]))
+    for top, left in product(range(0, shape[0], side), range(0, shape[1], side)):
+        yield np.s_[top : min(top + side, shape[0]), left : min(left + side, shape[1])]
 
 
 def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.ndarray:
@@ -26,7 +25,7 @@ def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.nda
     return cv2.resize(array, size, interpolation=how)
 
 
-def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: Tile) -> np.ndarray:
+def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice]) -> np.ndarray:
     """What `cv2.resize` of the array to `shape` gives for one tile of it."""
     top, left = tile[0].start, tile[1].start
     y, x = array.shape[0] / shape[0], array.shape[1] / shape[1]
@@ -135,11 +134,9 @@ def closed_form(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     scale = max(1.0, np.sqrt(mask.size / MOST))
     small, coarse = shrunk(image, scale), shrunk(mask, scale)
     trimap = np.select([coarse < 0.05, coarse > 0.95], [0.0, 1.0], 0.5)
-    if trimap.min() > 0 or trimap.max() < 1:
-        return mask
     try:
         alpha = estimate_alpha_cf(small / 255.0, trimap)
-    except ValueError:  # what pymatting raises when it finds no solution
+    except ValueError:
         return mask
     alpha = np.float32(np.where(trimap == 0.5, alpha.clip(0, 1), trimap))
     if scale == 1:

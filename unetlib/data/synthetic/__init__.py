@@ -10,9 +10,8 @@ A sample depends on (seed, index) alone; `size` draws the same picture larger or
 import json
 import multiprocessing
 import re
+import sys
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,11 +22,13 @@ from tqdm import tqdm
 
 from unetlib.data.images import SUFFIXES
 from unetlib.data.pairs import DataError, split_fraction
-from unetlib.data.synthetic import backgrounds, figures
+from unetlib.data.synthetic import drawing, figures
 from unetlib.data.synthetic.drawing import Pen, mix, path
 from unetlib.paths import whole, write_whole
 
 TAGS = {"hair": 0.34, "transparency": 0.28, "reflection": 0.32, "texture": 0.42}  # how often
+VERSION = 3  # of the drawings: sets of another version are drawn anew
+OURS = re.compile(r"synthetic-\d{6,}\.(jpg|png)|manifest\.csv")
 PALETTE = (  # skin and hair; then a dark, a middle and a light colour for clothes
     "240,206,180 224,174,140 206,152,114 162,106,74 110,70,50 86,56,44",
     "38,32,36 84,56,40 116,72,46 190,102,52 206,204,202 104,78,146",
@@ -94,7 +95,7 @@ def draw_background(rng, n: int, colours, busy: bool) -> np.ndarray:
     """In the figure's colours, paler as air makes them; the busy ones a little out of focus."""
     pool = rng.choice(colours, 8) * rng.uniform(0.8, 1.15, (8, 1))
     pool = mix(pool, rng.uniform(80, 200), rng.uniform(0.2, 0.48))
-    image = rng.choice(backgrounds.BUSY if busy else backgrounds.SOFT)(rng, n, pool)
+    image = rng.choice(drawing.BUSY if busy else drawing.SOFT)(rng, n, pool)
     sigma = rng.uniform(0.004, 0.012) * len(image)
     return cv2.GaussianBlur(image, (0, 0), sigma) if busy else image
 
@@ -106,7 +107,7 @@ def light(rng, rgba, back) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shadow = cv2.warpAffine(rgba[..., 3], shift, (size, size), borderMode=cv2.BORDER_REPLICATE)
     shadow = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(0.012, 0.03) * size)
     back = back * (1 - rng.uniform(0.4, 0.65) / 255 * shadow)[..., None]
-    x, _ = backgrounds.grid(size, rng.uniform(0, 6.3), 2.0)
+    x, _ = drawing.grid(size, rng.uniform(0, 6.3), 2.0)
     lit = rng.uniform(0.92, 1.02, 3) + rng.uniform(0, 0.06) * x[..., None]
     fore = rgba[..., :3] * (255 / np.maximum(rgba[..., 3:], 1.0))
     fore, back = (np.clip(np.rint(v * lit), 0, 255).astype(np.uint8) for v in (fore, back))
@@ -122,94 +123,73 @@ def photograph(rng, image) -> np.ndarray:
     return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
 
 
-__all__ = ["TAGS", "Sample", "generate_sample", "write_synthetic"]
-
-VERSION = 3  # of the drawings: sets of another version are drawn anew
-OURS = re.compile(r"synthetic-\d{6,}\.(jpg|png)")
-
-
 def write_synthetic(
-    root,
-    count: int = 1200,
-    size: int = 128,
-    seed: int = 0,
-    val_fraction: float = 0.2,
-    workers: int | None = None,
-    progress: bool = True,
+    root, count: int = 1200, size: int = 128, seed: int = 0, val_fraction: float = 0.2, workers=1
 ) -> Path:
     """Write samples 0 to count - 1 to root/{train,val}/{images/*.jpg, masks/*.png}, `size` square.
 
-    The split is `split_fraction(id, seed) < val_fraction`. The files are the same for any number of
-    `workers` (processes; None: as many as pay). What is there already is kept, so a call that was
-    killed is finished by the next one; samples of other arguments are replaced. A photo that this
-    function did not write is never touched: it raises DataError. Returns root.
+    The split is `split_fraction(id, seed) < val_fraction`. What is there already is kept, so a call
+    that was killed is finished by the next one; samples of other arguments are replaced. A photo
+    that this function did not write is never touched: it raises DataError. Returns root.
+
+    The files are the same for any number of `workers`, which are processes: with more than one, a
+    script needs its `if __name__ == "__main__":`.
     """
     if count < 1 or not 0 <= val_fraction < 1:
         raise ValueError(f"count is 1 or more, val_fraction in [0, 1): {count}, {val_fraction}")
-    root, ids = Path(root), [f"synthetic-{i:06d}" for i in range(count)]
-    sides = [root / ("val" if split_fraction(id, seed) < val_fraction else "train") for id in ids]
+    root = Path(root)
+    fractions = [split_fraction(f"synthetic-{i:06d}", seed) for i in range(count)]
+    sides = [root / ("val" if fraction < val_fraction else "train") for fraction in fractions]
     if len(set(sides)) == 1 and val_fraction > 0:
         raise DataError(f"all {count} samples fall into {sides[0].name}: take a larger count")
-    jobs = [
-        (seed, i, size, side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png")
-        for i, (id, side) in enumerate(zip(ids, sides, strict=True))
-    ]
-    settings = json.dumps({"version": VERSION, "seed": seed, "size": size})
-    remove_stale(root, {path for job in jobs for path in job[3:]}, settings)
-    write_whole(root / "synthetic.json", settings.encode())
-    todo = [job for job in jobs if not (job[3].is_file() and job[4].is_file())]
-    workers = workers or min(8, cv2.getNumberOfCPUs(), len(todo) // 150 + 1)  # fewer do not pay
-    # spawn: safe beside the threads of torch and of a notebook, the same on every system. In a
-    # script without `if __name__ == "__main__":` it fails, and this process draws the rest.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,))
-    with suppress(BrokenProcessPool), pool:
-        drawn = pool.map(draw, todo, chunksize=8) if workers > 1 else map(draw, todo)
-        for _ in tqdm(drawn, "drawing", len(todo), disable=not (progress and todo)):
-            pass
-    for job in todo:
-        if not job[4].is_file():
-            draw(job)
-    rows = ["id,source,split,tags,foreground_share"]
-    for *_, mask in jobs:
-        with Image.open(mask) as image:
-            tags, share = image.text["tags"], image.text["share"]
-        rows.append(f"{mask.stem},synthetic,{mask.parent.parent.name},{tags},{share}")
-    write_whole(root / "manifest.csv", "\n".join([*rows, ""]).encode())
+    settings = {"count": count, "size": size, "seed": seed, "val_fraction": val_fraction}
+    make_room(root, json.dumps({"version": VERSION} | settings))
+    jobs = [(seed, i, size, side) for i, side in enumerate(sides)]
+    spawn = multiprocessing.get_context("spawn")  # safe beside the threads of torch
+    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+        drawn = pool.map(draw, jobs, chunksize=8) if workers > 1 else map(draw, jobs)
+        rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
+    manifest = "\n".join(["id,source,split,tags,foreground_share", *rows, ""])
+    write_whole(root / "manifest.csv", manifest.encode())
     return root
 
 
-def remove_stale(root: Path, wanted: set[Path], settings: str) -> None:
-    """Make the folders, and remove what an earlier call wrote that is not `wanted` now. Raises
-    DataError before anything is removed if a photo is somebody else's."""
+def make_room(root: Path, settings: str) -> None:
+    """Make the folders, and remove the samples of other settings. Raises DataError before anything
+    is removed if a photo is somebody else's."""
+    stamp = root / "synthetic.json"  # names alone do not make a file ours
     folders = [root / split / kind for split in ("train", "val") for kind in ("images", "masks")]
+    here = [file for folder in folders for file in sorted(folder.glob("[!.]*"))]
+    here = [file for file in here if file.suffix.lower() in SUFFIXES]
+    here += root.glob("manifest.csv")
+    for file in here:
+        if not (stamp.is_file() and OURS.fullmatch(file.name)):
+            raise DataError(
+                f"{file} is no synthetic sample; nothing was changed. Choose another folder "
+                "(data_dir), or the source 'folder' for the photos that are there"
+            )
+    same = stamp.is_file() and stamp.read_text() == settings
+    for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
+        file.unlink(missing_ok=True)  # another call may draw the same set
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    here = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
-    stamp = root / "synthetic.json"  # names alone do not make a file ours
-    ours = [path for path in here if stamp.is_file() and OURS.fullmatch(path.name)]
-    foreign = [p for p in here if p.suffix.lower() in SUFFIXES and p not in ours]
-    if not stamp.is_file():
-        foreign += root.glob("manifest.csv")
-    if foreign:
-        raise DataError(
-            f"{foreign[0]} is no synthetic sample; nothing was changed. Choose another folder "
-            "(data_dir), or the source 'folder' for the photos that are there"
-        )
-    same = stamp.is_file() and stamp.read_text() == settings
-    for file in [*ours, *root.glob("*/*/.synthetic-*.part")]:
-        if file not in wanted or not same:
-            file.unlink()
+    write_whole(stamp, settings.encode())
 
 
-def draw(job: tuple[int, int, int, Path, Path]) -> None:
-    """Write one sample; its tags and foreground share go into the mask's metadata."""
-    seed, index, size, photo, mask = job
-    sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
-    info.add_text("tags", ";".join(sample.tags))
-    info.add_text("share", f"{sample.matte.mean():.4f}")
-    with whole(photo) as part:
-        Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
-    with whole(mask) as part:
-        matte = np.rint(255 * sample.matte).astype(np.uint8)
-        Image.fromarray(matte).save(part, "PNG", pnginfo=info)
+def draw(job: tuple[int, int, int, Path]) -> str:
+    """Write one sample, unless it is there. Returns its line of the manifest: what is said there
+    lies in the mask's metadata."""
+    seed, index, size, side = job
+    id = f"synthetic-{index:06d}"
+    photo, mask = side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png"
+    if not (photo.is_file() and mask.is_file()):
+        sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
+        info.add_text("tags", ";".join(sample.tags))
+        info.add_text("share", f"{sample.matte.mean():.4f}")
+        with whole(photo) as part:
+            Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
+        with whole(mask) as part:
+            matte = np.rint(255 * sample.matte).astype(np.uint8)
+            Image.fromarray(matte).save(part, "PNG", pnginfo=info)
+    with Image.open(mask) as image:
+        return f"{id},synthetic,{side.name},{image.text['tags']},{image.text['share']}"

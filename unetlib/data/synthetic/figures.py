@@ -7,8 +7,7 @@ Random numbers never depend on the picture's size, so that a figure is the same 
 
 import numpy as np
 
-from unetlib.data.synthetic.backgrounds import weave
-from unetlib.data.synthetic.drawing import Pen, ellipse, mirrored, mix, path, ribbon, smooth
+from unetlib.data.synthetic.drawing import Pen, ellipse, mirrored, mix, path, ribbon, smooth, weave
 
 ARMS = path("0.16,1.95,0.1,2.75 0.6,1.85,-0.2,2.45 0.5,1.2,0.5,0.05", columns=4)  # elbow, wrist
 WHITE, BLACK = (255, 255, 255), (36, 38, 48)
