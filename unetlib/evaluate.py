@@ -243,7 +243,7 @@ def find_models(places: Sequence[str | Path] = ()) -> dict[str, Path]:
             files.append(pretrained.find(place))
             continue
         files += sorted(folder.rglob("best_model.pth")) or [
-            path for path in sorted(folder.iterdir()) if path.suffix.lower() in pretrained.SUFFIXES
+            path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".pth", ".onnx")
         ]
     if not files:
         where = " nor ".join(map(str, places or ours))

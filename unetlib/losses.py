@@ -131,6 +131,7 @@ def build_loss(spec: str) -> Callable[[Tensor | dict[str, Tensor], Tensor], dict
         sums = {key: sum(weights[n] * found[n] for n in weights) for key, found in terms.items()}
         return {"loss": sum(sums.values()), **sums, **next(iter(terms.values()))}
 
+    loss.__name__ = " + ".join(f"{weight:g}*{name}" for name, weight in weights.items())
     return loss
 
 

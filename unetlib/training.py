@@ -183,7 +183,7 @@ def fit(
         "photos": f"{len(dataset)} (checksum {zlib.crc32(photos):08x})",
         "batch_size": getattr(train_loader, "batch_size", 0),
         "processes": world,
-        "loss": str(loss),
+        "loss": getattr(loss, "__name__", type(loss).__name__),
     }
 
     def save_state() -> None:

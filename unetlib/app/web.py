@@ -1,6 +1,5 @@
 """The web app: photos in, cut-outs out. `build_page` makes the page, `unetlib app` serves it."""
 
-import logging
 import os
 import re
 import shutil
@@ -34,7 +33,6 @@ def app(network, host, port, browser) -> None:
     where = {"server_name": host, "server_port": port or None, "inbrowser": browser}
     how = {"max_file_size": f"{PHOTO_MB}mb", "footer_links": [], "quiet": True}
     address = page.launch(prevent_thread_lock=True, **where, **how)[1]
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would print tracebacks
     click.echo(f"The app: {address} (Ctrl-C ends it)")
     page.block_thread()
 

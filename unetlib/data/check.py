@@ -24,7 +24,6 @@ from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
 ALIKE = 0.88  # least correlation of near copies; of 1,100 photos of people none two have over 0.84
-PLENTY = 800_000_000  # bytes of memory, more than a photo takes while it is decoded
 # What can be wrong, the worst first, and what to do. The first 14 are errors: they spoil training.
 ADVICE = {
     "no pairs": "There is nothing to train with, or to validate with.",
@@ -153,9 +152,9 @@ def look(pair: Pair, side: str) -> Look:
             seen.mask = hashlib.sha256(matte[rows].tobytes()).hexdigest()
             problem = mask_problem(matte[rows], picture.rgb[rows] if by_colour else None)
     except ImageError as error:
-        problem = unreadable(str(error).removeprefix(f"{path}: "))
+        problem = "unreadable", str(error).removeprefix(f"{path}: ")
     except (OSError, MemoryError, RuntimeError, cv2.error) as error:  # the file may be sound
-        problem = "not read", str(error).strip() or "out of memory"
+        problem = "not read", str(error).removeprefix(f"{path}: ").strip() or "out of memory"
     if problem:
         seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), (pair,))
     return seen
@@ -168,15 +167,6 @@ def slopes(photo: Image.Image) -> np.ndarray:
     views = np.array([grey, grey[:, ::-1]])
     steps = np.concatenate([np.diff(views, axis=axis).reshape(2, -1) for axis in (1, 2)], 1)
     return steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1)
-
-
-def unreadable(reason: str) -> tuple[str, str]:
-    """Kind and reason: where memory is short, some decoders say that the file is damaged."""
-    try:
-        np.empty(PLENTY, np.uint8)
-    except MemoryError:
-        return "not read", f"out of memory ({reason})"
-    return "unreadable", reason
 
 
 def mask_problem(matte: np.ndarray, rgb: np.ndarray | None) -> tuple[str, str] | None:
@@ -221,12 +211,10 @@ def file_issues(found: Found) -> Iterator[Issue]:
     for error in unlisted:
         yield Issue("not read", f"{error.filename}: {error.strerror}")
     for skip in found.skipped:
-        kind, reason = skip.kind if skip.kind in ADVICE else "not used", skip.reason
-        if kind == "unreadable":
-            kind, reason = unreadable(reason)
+        kind = skip.kind if skip.kind in ADVICE else "not used"
         # what goes with a lone file may lie in a folder that could not be listed
         spare = () if unlisted else (Pair("", skip.path, None),)
-        yield Issue(kind, f"{skip.path}: {reason}", (), spare)
+        yield Issue(kind, f"{skip.path}: {skip.reason}", (), spare)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
         where = " and ".join(found.sides) or found.root

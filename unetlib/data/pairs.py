@@ -187,7 +187,7 @@ def header_fault(pair: Pair) -> Skipped | None:
         w, h = images.image_size(path)
         path = pair.mask
         mw, mh = images.image_size(path)
-    except (images.ImageError, OSError) as error:
+    except (images.ImageError, OSError, MemoryError) as error:
         kind = "unreadable" if isinstance(error, images.ImageError) else "not read"
         return Skipped(path, str(error).removeprefix(f"{path}: "), kind)
     # What a resize may round is a pixel on each side of the smaller one; a crop of 1 % is more.
