@@ -306,12 +306,7 @@ def test_the_command(project):
     before = {path: sha256(path) for path in project.rglob("*") if path.is_file()}
     sizes = []
     for precision, end in (("float32", ""), ("float16", "_float16"), ("int8", "_int8")):
-        how = [
-            "--precision",
-            precision,
-            *["--source", f"folder:{project / 'data'}"] * (end == "_int8"),
-        ]
-        done = CliRunner().invoke(app, ["export", *how])
+        done = CliRunner().invoke(app, ["export", "--precision", precision])
         made = checkpoints / f"best_model{end}.onnx"
         assert (done.exit_code, done.output) == (0, f"written: {made}\n")
         sizes.append(made.stat().st_size)
@@ -320,6 +315,8 @@ def test_the_command(project):
 
     again = CliRunner().invoke(app, ["export"])
     assert isinstance(again.exception, ValueError) and "--overwrite" in str(again.exception)
+    everything = CliRunner().invoke(app, ["export", "--precision", "all", "--overwrite"])
+    assert everything.exit_code == 0 and everything.output.count("written: ") == 3
 
 
 def test_the_command_without_photos_as_a_process(project):

@@ -4,8 +4,6 @@ The file is a dict of plain values and tensors, so that `torch.load(weights_only
 nothing in it can run code.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

@@ -3,8 +3,6 @@
 No PyTorch here: the command line makes its options from these fields before it needs any.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from math import inf
 

@@ -1,7 +1,5 @@
 """The project's own errors, and the sentences that several of them share."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec

@@ -5,8 +5,6 @@ A predictor is a `Predictor`, or any function from a photo, uint8 (H, W, 3), to 
 measured at the photo's own size, in one pass: read, predicted, scored and forgotten one by one.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Mapping, Sequence

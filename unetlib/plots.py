@@ -1,7 +1,5 @@
 """Photos and masks beside each other: for the cells of the notebooks and for the pages."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ ffmpeg decodes -> network, in small batches -> masks steadied over time -> cut_o
 background -> ffmpeg encodes. ffmpeg is the program that imageio-ffmpeg brings.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

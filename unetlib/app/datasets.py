@@ -1,7 +1,5 @@
 """The commands about datasets: `unetlib check` says what is wrong, `unetlib prepare` copies one."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -14,7 +12,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
-from unetlib.paths import resolve, write_whole
+from unetlib.paths import resolve, typed, write_whole
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a dataset.")
@@ -79,7 +77,7 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     from unetlib.data.pairs import DataError
     from unetlib.data.sources import open_source
 
-    target = Path(into).expanduser().absolute() if into else resolve("data")
+    target = typed(into).absolute() if into else resolve("data")
     source = open_source(spec, val_fraction=val_fraction, seed=seed)
     click.echo(source.describe())
     record, request = target / ".prepared.json", json.dumps([spec, size, val_fraction, seed])

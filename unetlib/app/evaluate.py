@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.paths import find_input, resolve, typed, write_whole
 
 FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
 WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their size in pixels
@@ -62,7 +62,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
     into = how["into"] or resolve("outputs/evaluation") / name
-    folder = Path(into).expanduser().absolute()
+    folder = typed(into).absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
     folder.mkdir(parents=True, exist_ok=True)

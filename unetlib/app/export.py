@@ -7,14 +7,15 @@ import click
 
 from unetlib.app import Command
 from unetlib.config import EXPORTED
+from unetlib.paths import resolve, typed
 
 
 @click.command(cls=Command, short_help="Write a network as one ONNX file that runs anywhere.")
 @click.argument("checkpoint", required=False)
 @click.option("--network", "--checkpoint", "network", metavar="NAME|FILE", help="The same [best].")
 @click.option("-o", "--output", metavar="FILE", help="The file [CHECKPOINT with .onnx].")
-@click.option("--precision", type=click.Choice(EXPORTED), default="float32", show_default=True)
-@click.option("--source", metavar="SPEC", help="Photos for int8, as folder:data.")
+@click.option("--precision", type=click.Choice([*EXPORTED, "all"]), default="float32")
+@click.option("--source", metavar="SPEC", help="Photos for int8 [those of the training].")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @click.option("--ship", metavar="NAME", hidden=True, help="Make the files of the package instead.")
 def export(checkpoint, network, output, precision, source, overwrite, ship) -> None:
@@ -40,12 +41,21 @@ def export(checkpoint, network, output, precision, source, overwrite, ship) -> N
         if pretrained.NETWORKS[ship].path == path:
             return click.echo(f"written: {path}")
         output, precision, overwrite = path.with_suffix(".onnx"), "float16", True
-    end = "" if precision == "float32" else f"_{precision}"
     folder = path.parent if path.parent != pretrained.SHIPPED else Path.cwd()
-    file = Path(output).expanduser() if output else folder / f"{path.stem}{end}.onnx"
-    if file.exists() and not overwrite:
-        raise ValueError(f"there already: {file}. --overwrite replaces it")
-    if source:
-        pairs = open_source(source).train
+    file = typed(output) if output else folder / f"{path.stem}.onnx"
+    files = {name: file for name in (EXPORTED if precision == "all" else (precision,))}
+    for name in files.keys() - {"float32"} if precision == "all" or not output else ():
+        files[name] = file.with_stem(f"{file.stem}_{name}")
+    if there := [str(file) for file in files.values() if file.exists() and not overwrite]:
+        raise ValueError(f"there already: {', '.join(there)}. --overwrite replaces")
+    if "int8" in files:
+        spec = source or loaded.extra.get("source", "synthetic")
+        if spec == "synthetic":  # read where they are, not drawn anew
+            spec = f"folder:{resolve(loaded.extra.get('data_dir', 'data'))}"
+        try:
+            pairs = open_source(spec).train
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{error}. --source names photos for int8") from error
         photos = [pair.image for pair in pairs[:: -(-len(pairs) // 64)]]  # 64 at most
-    click.echo(f"written: {export_onnx(loaded, file, precision, photos)}")
+    for name, file in files.items():
+        click.echo(f"written: {export_onnx(loaded, file, name, photos)}")

@@ -1,7 +1,5 @@
 """The command `unetlib train`: a whole training from its settings, as 03_train shows it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """What is wrong with a dataset, before an hour of training shows it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import defaultdict

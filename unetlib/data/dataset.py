@@ -1,7 +1,5 @@
 """Pairs as tensors: decoded once, augmented every epoch, the same for any number of workers."""
 
-from __future__ import annotations
-
 import math
 import os
 import random

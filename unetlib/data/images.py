@@ -1,7 +1,5 @@
 """One file in, one clean picture out: the only place that opens image files."""
 
-from __future__ import annotations
-
 import io
 import os
 import zlib

@@ -1,7 +1,5 @@
 """How a photo becomes network input, in training and in prediction alike."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

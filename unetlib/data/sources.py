@@ -1,7 +1,5 @@
 """Datasets by name: open_source("synthetic"), open_source("folder:photos + 2*pennfudan"), ..."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
