@@ -297,6 +297,10 @@ def test_standard_input_and_output(start):
     out, err = start("~me.png", "-o", "-").communicate()
     assert_left_half(pixels(io.BytesIO(out))[..., 3])
     Path("~me.png").unlink()
+    for _ in range(2):  # it has no date: never done before
+        out, err = start("-", "-o", "there").communicate(file.getvalue())
+        assert b"1 cut out into" in out + err and len(list(Path("there").iterdir())) == 3
+    shutil.rmtree("there")
     done = start("-", "-o", "x.webp")
     out, err = done.communicate(b"hello")
     assert (done.returncode, out, names(".")) == (1, b"", set())

@@ -156,6 +156,7 @@ LAYOUTS = {
     "ultralytics": ("images/{side}/{i}.jpg", "masks/{side}/{i}.png"),
     "valid": ("{side}/images/{i}.jpg", "{side}/masks/{i}.png"),
     "test": ("{side}/imgs/{i}.jpg", "{side}/labels/{i}.png"),
+    "coco": ("images/{side}2017/{i}.jpg", "masks/{side}2017/{i}.png"),
     "kaggle": ("{side}_images/{i}.jpg", "{side}_masks/{i}.png"),
     "avif": ("images/{i}.avif", "masks/{i}.png"),
     "jfif": ("images/{i}.jfif", "masks/{i}.jfif_mask.png"),
@@ -340,12 +341,20 @@ def test_groups_of_a_manifest_as_any_spreadsheet_saves_it(make_pairs, separator,
     assert not train & val and train | val == {f"person-{n}" for n in range(4)}
 
 
+def test_a_manifest_whose_numbers_a_spreadsheet_has_changed(make_pairs):
+    root = make_pairs([f"{n:03}" for n in range(20)])
+    rows = [f"{n},person-{n // 5}," for n in range(20)]  # 001 became 1; the last column is empty
+    (root / "manifest.csv").write_text("\n".join(["id,group,", *rows]))
+    source = open_source("folder", root, val_fraction=0.4)
+    assert {p.group for p in source.train + source.val} == {f"person-{n}" for n in range(4)}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"photo;group\nx1;a\n", "columns photo, group"),
         (b"id;group;photographer\nx1;a;b\n", "photographer"),
-        (b"id\nx1\n", "no id in .* is that of a photo: x1"),
+        (b"id\nx1\n", "1 of 1 ids are of no photo, such as 'x1'"),
         (b"id,group\n\xff\xe9,\x81\n", "manifest.csv is no text in UTF-8"),
     ],
 )

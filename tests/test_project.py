@@ -99,7 +99,7 @@ def part_of(name: str) -> str:
 
 
 def test_the_library_stays_thin():
-    assert lines(MODULES) <= 7_540 and len(MODULES) <= 50
+    assert lines(MODULES) <= 7_612 and len(MODULES) <= 50
     for path in MODULES.values():
         assert "fmt:" not in path.read_text(encoding="utf-8"), f"{path} squeezes lines"
     templates = [p for p in PACKAGE.rglob("*") if p.suffix in (".html", ".css", ".js", ".j2")]
@@ -113,7 +113,7 @@ def test_a_student_pulls_in_little():
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     plain = [re.sub(r"(?m)^( *)[%!].*", r"\1pass", source) for source in sources]
     used = {name for source in plain for name in imports(source)[0]}
-    assert lines(closure(used)) <= 4_880
+    assert lines(closure(used)) <= 4_920
     assert not [name for name in closure(used) if name.startswith("unetlib.app")]
 
 

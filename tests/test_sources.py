@@ -78,7 +78,11 @@ def test_tags_and_mask_kind_reach_the_pairs(make_pairs):
     assert tags["p0"] == ("hair", "glass") and tags["p1"] == () and tags["p2"] == ()
     assert {p.mask_kind for p in source.train} == {"labels"}
     said = source.describe()
-    assert "1 skipped:\n  images/p3.jpg: image without mask" in said and "such as images/p" in said
+    assert "2 skipped:\n  images/p3.jpg: image without mask" in said
+    assert (
+        "manifest.csv: 1 of 3 ids are of no photo, such as 'other'" in said
+        and "such as images/p" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["folder", "pennfudan", "sod"])
@@ -151,6 +155,7 @@ def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
         ("penfudan", "Did you mean 'pennfudan'"),
         ("folder:x + ", "form|is not"),
         ("", "is not"),
+        ("folder:", "its folder is empty"),
         ("0*folder", "is not"),
         ("-1*folder", "is not"),
         ("folder:x?b", "is not .*KEY=VALUE"),

@@ -86,7 +86,7 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
             sizes = f"the prediction is {soft.shape}, its mask {matte.shape}"
             raise ValueError(f"{pair.id}: {sizes}: resize one to the other")
         if not (soft.min() >= -1e-5 and soft.max() <= 1 + 1e-5):  # also catches NaN
-            span = f"{soft.min():.4g} to {soft.max():.4g}"
+            span = f"{soft.min():.7g} to {soft.max():.7g}"
             raise ValueError(f"{pair.id}: probabilities are expected, not {span} (logits?)")
         soft, truth = soft.clip(0, 1), matte >= 0.5  # a sigmoid may round to a bit over 1
         histogram += metrics.histogram(soft, truth)

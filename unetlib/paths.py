@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -55,7 +56,28 @@ def read_text(path: str | os.PathLike) -> str:
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 or UTF-16: {error}") from error
+        raise ValueError(
+            f"{path} is no text in UTF-8 or UTF-16, save it as one: {error}"
+        ) from error
+
+
+@contextmanager
+def only_writer(folder: Path, seconds: float = 0) -> Iterator[None]:
+    """Keeps a folder for this process; the lock dies with it. Where another has it for longer than
+    `seconds`, raises RuntimeError that names its pid and start."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    who = folder / ".writer.txt"  # the lock's own file cannot be read on Windows
+    try:
+        with FileLock(folder / ".writer.lock", timeout=seconds):
+            who.write_text(f"process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M:%S},")
+            yield
+            who.unlink(missing_ok=True)
+    except Timeout:
+        said = who.read_text() if who.is_file() else "another process"
+        how = "wait for its end, or take another folder"
+        raise RuntimeError(f"{said} writes into {folder}: {how}") from None
 
 
 @contextmanager
@@ -67,6 +89,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno and not error.filename:  # of a write: a full disk, a limit
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)  # moved, or never written
 

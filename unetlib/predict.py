@@ -124,7 +124,7 @@ class Predictor:
                 answers.append(network(np.ascontiguousarray(batch[..., ::-1]))[..., ::-1])
             low, high = np.min(answers), np.max(answers)
             if not (low >= -1e-5 and high <= 1 + 1e-5):  # NaN fails too; rounding passes
-                found = f"probabilities are expected, not {low:.4g} to {high:.4g} (logits?)"
+                found = f"probabilities are expected, not {low:.7g} to {high:.7g} (logits?)"
                 raise ValueError(f"network {network.name}: {found}")
         return np.mean(answers, axis=0).clip(0, 1)
 

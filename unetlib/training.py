@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -22,7 +22,6 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from accelerate.utils import set_seed as seed_everything  # of Python, NumPy and PyTorch
 from accelerate.utils.other import get_free_port
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.parallel import DistributedDataParallel
@@ -38,6 +37,7 @@ from unetlib.device import choose_device
 from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
 from unetlib.metrics import count
+from unetlib.paths import only_writer
 
 BEST, LAST, STATE = "best_model.pth", "last_model.pth", "training_state.pth"
 
@@ -69,21 +69,6 @@ class FitResult:
         best, path = Path(folder) / BEST, Path(folder) / LAST
         last = load_checkpoint(path)
         return cls(last.history, **last.extra["fit"], best_path=best, last_path=path)
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Raises TrainingError where another process trains into the folder. The lock dies with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".training.lock"
-    try:
-        with FileLock(path, timeout=6):  # loaders of a killed training end within 5 seconds
-            path.write_text(f"process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
-            yield
-            path.unlink()
-    except Timeout as error:
-        how = "wait for its end, or take another folder (outputs_dir)"
-        raise TrainingError(f"{path.read_text()}, trains into {folder}: {how}") from error
 
 
 def fit(
@@ -202,8 +187,9 @@ def fit(
 
     stack = ExitStack()
     try:
-        if folder and main:
-            stack.enter_context(only_writer(folder))
+        if folder and main:  # loaders of a killed training end within 5 seconds
+            stack.enter_context(only_writer(folder, 6))
+        accelerator.wait_for_everyone()
         if folder and resume and (folder / STATE).is_file():
             content = checkpoint.read_file(folder / STATE)
             if other := dict(identity.items() - content["identity"].items()):
@@ -297,7 +283,8 @@ def fit(
     except torch.OutOfMemoryError as error:
         raise TrainingError("memory ran out: lower batch_size or image_size") from error
     except Exception as error:
-        if "DataLoader worker" not in str(error):
+        few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+        if "DataLoader worker" not in str(error) and not few:
             raise
         cause = str(error).strip().splitlines()[-1]  # the rest is the worker's traceback
         how = "--workers 0 (in notebooks: workers = 0) needs neither these nor /dev/shm"

@@ -34,9 +34,9 @@ WORKERS = 4  # threads that cut out: each needs some hundred MB where frames are
 YUV = "-vf scale=ceil(iw/2)*2:ceil(ih/2)*2:out_color_matrix=bt709:out_range=tv,"
 YUV += "setparams=color_primaries=bt709:color_trc=bt709"
 # HLG and PQ -> sRGB: 203 nits become white (ITU-R BT.2408), what is brighter is bent into the rest.
-HDR = "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203:agamma=0,format=gbrapf32le,zscale=p=bt709,"
+HDR = "format=gbrap16le,zscale=t=linear:npl=203:agamma=0,format=gbrapf32le,zscale=p=bt709,"
 HDR += "tonemap=mobius:param=0.9:desat=0:peak=5,zscale=t=iec61966-2-1:m=gbr:r=pc:agamma=0,"
-WIDE = "format=gbrap16le,zscale=tin=bt709:t=bt709:p=bt709:r=pc,"  # more colours, as bright as ever
+WIDE = "format=gbrap16le,zscale=tin=iec61966-2-1:t=iec61966-2-1:p=bt709:r=pc,"  # as bright
 # In VP9 alpha excludes alt-ref frames. One palette for all of a GIF would wait for the last frame.
 H264 = f"-f mp4 -c:v libx264 -preset veryfast -crf 20 -movflags +faststart {YUV}"
 VP9 = "-f webm -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -row-mt 1 -auto-alt-ref 0"
@@ -195,12 +195,17 @@ def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str
     if path.suffix.lower() == ".gif":  # a grid that all changes lie on; ffmpeg proposes the mean
         with suppress(OSError), Image.open(path) as image:
             waits = [round(f.info.get("duration", 0) / 10) for f in ImageSequence.Iterator(image)]
-            fps = Fraction(100, max(2, gcd(*(wait if wait > 1 else 10 for wait in waits))))
+            fps = Fraction(100, max(1, gcd(*(wait or 10 for wait in waits))))
     tags, convert, matrix = dict(re.findall(r"color_(\w+):(\S+)", said)), "", ""
     if tags["trc"] in ("arib-std-b67", "smpte2084"):
         convert = HDR
     elif tags["primaries"] in ("bt2020", "smpte431", "smpte432"):
         convert = WIDE
+    if convert:  # what is not said is as these films have it
+        space = "bt709" if tags["primaries"].startswith("smpte43") else "bt2020nc"
+        usual = ("primaries", "color_primaries=bt2020"), ("space", f"colorspace={space}")
+        unsaid = [value for key, value in usual if tags[key] == "unknown"]
+        convert = f"setparams={':'.join(unsaid)},{convert}" if unsaid else convert
     elif tags["space"] == "unknown" and (width >= 1280 or height > 576):  # as players take it
         matrix = ":in_color_matrix=bt709"
     alpha = re.search(r"Video: vp([89])[^#]*alpha_mode +: 1", streams)  # ffmpeg's own drop it
@@ -214,8 +219,9 @@ def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str
     even = f"fps={fps}:start_time=0,{convert}scale={width}:{height}{matrix}"
     frames = [*decoder, *source, "-map", "0:V:0", "-vf", even, "-f", "rawvideo"]
     sound = [*source, "-map", f"1:a:{heard[0][0]}", "-ac", "2"] if heard else []
-    if heard and re.search(r"\d channels", heard[0][1]):  # nobody knows which is left
-        sound += ["-af", "pan=stereo|c0=c0|c1=c1"]
+    if heard and (kind := re.search(r"\d channels|ambisonic", heard[0][1])):
+        right = 0 if kind[0] == "ambisonic" else 1  # nobody knows which is left; W is all around
+        sound += ["-af", f"pan=stereo|c0=c0|c1=c{right}"]
     return width, height, fps, bool(convert), [*frames, "-pix_fmt", "rgba", "-"], sound
 
 

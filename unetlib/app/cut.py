@@ -142,11 +142,15 @@ def cut(inputs, into, network, device, flip, smooth, jobs, overwrite, debug, **o
 
 
 def find_target(into: str | None, inputs: tuple[str, ...]) -> tuple[Path, Path | None]:
-    """(folder, None), or (its folder, file) for a single input."""
+    """(folder, None), or (its folder, file) for a single input: a suffix is what a format has."""
+    from unetlib.data.images import SUFFIXES
+    from unetlib.video import SUFFIXES as VIDEOS
+
     if into is None:
-        into = "-" if "-" in inputs else resolve("outputs/cutouts")
+        into = "-" if "-" in inputs else str(resolve("outputs/cutouts"))
     path = STDOUT if into == "-" else Path(os.path.abspath(typed(into)))
-    if path is not STDOUT and (path.is_dir() or not path.suffix):
+    known = path.suffix.lower() in {*SUFFIXES, *VIDEOS}
+    if path is not STDOUT and (path.is_dir() or not known or into[-1:] in ("/", os.sep)):
         return path, None
     if len(inputs) > 1 or typed(inputs[0]).is_dir():
         raise ValueError(f"{path} takes one picture or video: several need a folder, -o FOLDER")
@@ -175,7 +179,8 @@ def is_newer(target: Path, source: Path) -> bool:
     """Whether an output is there and not older than its source. Of frames the first counts."""
     file = target / "frame_00001.png" if target.is_dir() else target
     made = file.stat() if file.is_file() else None
-    return bool(made and made.st_size and made.st_mtime >= source.stat().st_mtime)
+    given = source.stat() if source.exists() else None  # standard input has no date
+    return bool(made and given and made.st_size and made.st_mtime >= given.st_mtime)
 
 
 def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, str]]:

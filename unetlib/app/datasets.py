@@ -1,6 +1,7 @@
 """The commands about datasets: `unetlib check` says what is wrong, `unetlib prepare` copies one."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -30,11 +31,11 @@ def check(folder, quarantine) -> None:
     from unetlib.data.check import ERRORS, examine
 
     report = examine(folder)
-    root, away = report.root.resolve(), quarantine and Path(quarantine).expanduser().resolve()
+    root, away = report.root.resolve(), quarantine and typed(quarantine).resolve()
     if away and (away.exists() or away.is_relative_to(root)):
         raise ValueError(f"--quarantine '{quarantine}' should be a new folder outside {root}")
     click.echo(f"{root.name}: {report.text()}")
-    page = resolve(f"outputs/check/{root.name}.html")
+    page = resolve(f"outputs/check/{root.name[:100]}.html")
     parts = [f"```\n{report.text(1000)}\n```", report.figure(24, 6)]
     click.echo(f"page: {write_page(page, f'Data check of {root.name}', parts)}")
     while away and any(issue.spare for issue in report.issues):
@@ -95,9 +96,10 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     head = ["id", "source", "split", "group", "tags"]
     csv.writer(table := io.StringIO(), lineterminator="\n").writerows([head, *rows])
     write_whole(target / "manifest.csv", table.getvalue().encode(errors="replace"))
-    text = f"{len(rows)} pairs are in {target}, {len(plan) - len(rows)} were left out"
+    unread = sum(skip.kind in ("not read", "unreadable") for skip in source.skipped)
+    text = f"{len(rows)} pairs are in {target}, {len(plan) - len(rows) + unread} were left out"
     click.echo("\n  ".join([text, *filter(None, failed)]))
-    sys.exit(any(failed))
+    sys.exit(bool(unread or any(failed)))
 
 
 def copy(pair, target: Path, size: int | None) -> str:
@@ -114,15 +116,17 @@ def copy(pair, target: Path, size: int | None) -> str:
         return ""
     try:
         rgb, soft = load_pair(pair, size)
-    except ImageError as error:
+        shape, content = fit_within(soft.shape, size or max(soft.shape)), pair.image.read_bytes()
+        if drawn:
+            picture = Image.fromarray(resize(rgb, shape))
+            picture.save(file := io.BytesIO(), "JPEG", quality=95, subsampling=0)
+            content = file.getvalue()
+        soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
+        for path, data in ((photo, content), (mask, encode(soft))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, data)
+    except (ImageError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk stops it all
         return f"{pair.id}: {error}"
-    shape, content = fit_within(soft.shape, size or max(soft.shape)), pair.image.read_bytes()
-    if drawn:
-        picture = Image.fromarray(resize(rgb, shape))
-        picture.save(file := io.BytesIO(), "JPEG", quality=95, subsampling=0)
-        content = file.getvalue()
-    soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
-    for path, data in ((photo, content), (mask, encode(soft))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
     return ""

@@ -93,10 +93,17 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
     from unetlib.app.train import TrainOptions
     from unetlib.checkpoint import load_checkpoint
     from unetlib.data.sources import open_settings
+    from unetlib.pretrained import is_exported
 
     how = asdict(TrainOptions(source=source or "synthetic"))
     try:
-        how |= {} if source else load_checkpoint(network.with_suffix(".pth")).extra
+        how |= (
+            {}
+            if source
+            else load_checkpoint(
+                network.with_suffix(".pth") if is_exported(network) else network
+            ).extra
+        )
         if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
             how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
         how |= {"val_fraction": 0.0} if all_photos else {}

@@ -25,7 +25,15 @@ import unetlib
 from unetlib.app import Command
 from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
-from unetlib.paths import find_input, project_root, read_text, resolve, write_whole
+from unetlib.paths import (
+    find_input,
+    only_writer,
+    project_root,
+    read_text,
+    resolve,
+    typed,
+    write_whole,
+)
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
@@ -95,7 +103,7 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
             checked[name] = kind(text)
         except click.BadParameter as error:
             raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
-        if name == "photo" or (name == "data_dir" and Path(text).expanduser().is_dir()):
+        if name == "photo" or (name == "data_dir" and typed(text).is_dir()):
             checked[name] = str(find_input(text))
     return checked
 
@@ -117,8 +125,6 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     """Folder and record of a run, which is this command's alone until it ends: a `part` of the
     course goes on in the one called `name`, or in the newest, where there is one. Raises ValueError
     for a bad name, for a run that is there already, and for one that is still going on."""
-    from filelock import FileLock, Timeout
-
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits, '-', '_' and '.', not {name!r}")
     preset, now = preset or "quick", datetime.now()
@@ -128,14 +134,10 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     folder.mkdir(parents=True, exist_ok=True)
     record = read_record(folder)
     run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
-    try:
-        click.get_current_context().with_resource(FileLock(folder / ".run.lock", timeout=0))
-    except Timeout:
-        who = f"by process {run.get('pid')} since {run.get('started')}"
-        raise ValueError(f"run {folder.name} is being made {who}: take another --name") from None
+    click.get_current_context().with_resource(only_writer(folder))
     if record["run"] and not part:
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
-    run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}", "pid": os.getpid()}
+    run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}"}
     run |= {"versions": {package: metadata.version(package) for package in VERSIONS}}
     write_record(folder, record := record | {"run": run})
     return folder, record
@@ -280,4 +282,5 @@ def run(preset, name, parameters, only, start, appendix, timeout, listing) -> No
     if error:
         sys.exit(1)
     if preset != "smoke" or not resolve("outputs/checkpoints").exists():
-        click.echo(f"copied {', '.join(publish(folder))} to {resolve('outputs')}")
+        with only_writer(resolve("outputs/checkpoints")):  # a training may go on there
+            click.echo(f"copied {', '.join(publish(folder))} to {resolve('outputs')}")

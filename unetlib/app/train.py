@@ -63,7 +63,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     names = {f.name: f.name for f in fields(TrainOptions)} | {old: new for new, old in OLD.items()}
     found = {}
     try:
-        content = yaml.safe_load(read_text(file))
+        # texts only: YAML would make 202405 of 2024_05, and False of no
+        content = yaml.load(read_text(file), yaml.BaseLoader)
         if not isinstance(content, dict):
             raise ValueError(f"it should have lines like `epochs: 20`, not {content!r:.60}")
         for key, value in content.items():
@@ -72,7 +73,9 @@ def read_settings(file: Path) -> dict[str, Any]:
                 raise ValueError(
                     f"no setting {key!r}.{hint(name, names)} There are {', '.join(names)}"
                 )
-            if value is None or not str(value).strip():
+            if not isinstance(value, str):
+                raise ValueError(f"{key} is one text or number, not {value!r:.60}")
+            if value.strip() in ("", "~", "null"):
                 raise ValueError(f"{key} is empty (a variable that is not set?)")
             found[names[name]] = value
         TrainOptions(**found)

@@ -189,12 +189,13 @@ def make_loaders(
             persistent_workers=processes > 0,
         )
 
-    train = load(source.train, True)
-    _refuse_empty(train.dataset, source)
-    return train, load(source.val, False) if source.val else None
+    loaders = load(source.train, True), load(source.val, False) if source.val else None
+    for loader in filter(None, loaders):
+        refuse_empty(loader.dataset, source)
+    return loaders
 
 
-def _refuse_empty(dataset: PairDataset, source: Source) -> None:
+def refuse_empty(dataset: PairDataset, source: Source) -> None:
     """Raises DataError where nothing in the masks of one of the source's sets reaches a half."""
     largest: dict[str, tuple[int, Path]] = {}
     for n, pair in enumerate(dataset.pairs):

@@ -220,7 +220,8 @@ def opened(source: Any) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         file.seek(0)
         head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms"):  # heic, mif1, msf1, ...
+        heic = head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms")  # heic, mif1, msf1
+        if heic and "HEIF" not in Image.OPEN:
             raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...

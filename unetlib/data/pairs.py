@@ -120,10 +120,16 @@ def load_pair(pair: Pair, max_side: int | None = None) -> tuple[np.ndarray, np.n
 
 def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
     """The image files below a folder, sorted, with their ids; others are added to `skipped`."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
+    files, paths = {}, []
+
+    def refused(error: OSError) -> None:
+        skipped.append(Skipped(Path(error.filename), str(error.strerror), "not read"))
+
+    for here, _, names in os.walk(folder, onerror=refused, followlinks=True):
+        paths += [Path(here, name) for name in names]
+    for path in sorted(paths):
         name = path.relative_to(folder)
-        if path.is_dir() or HIDDEN.search(name.as_posix()):
+        if HIDDEN.search(name.as_posix()):
             continue
         if path.suffix.lower() in images.SUFFIXES and path.is_file():
             # macOS stores accents decomposed; zip files carry that elsewhere
@@ -246,7 +252,9 @@ def known_folders(folder: Path) -> list[tuple[str, str, str]]:
     paths = [p for p in sorted(folder.glob("*")) + sorted(folder.glob("*/*")) if p.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in paths]
     for name in sorted(names, key=lambda name: "test" in name.lower()):  # test/ where no val/ is
-        found.setdefault(frozenset(map(ROLES.get, re.split("[/_ -]", name.lower()))), name)
+        words = re.split("[/_ -]", name.lower())  # COCO numbers them: images/train2017
+        roles = (ROLES.get(word, ROLES.get(word.rstrip("0123456789"))) for word in words)
+        found.setdefault(frozenset(roles), name)
     for side in map(frozenset, (["train"], ["val"], [])):
         photos, masks, cutouts = (found.get(side | {k}) for k in ("images", "masks", "cutouts"))
         here = found.get(side)
@@ -276,7 +284,8 @@ def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple
     names = [pair.group or pair.id for pair in pairs]
     places = {name: split_fraction(name, seed) for name in names}
     if len(places) == 1:
-        raise DataError(f"all pairs are one group ('{names[0]}'): add photos, or --val-fraction 0")
+        how = "add photos, or hold none out (--val-fraction 0 in train and prepare)"
+        raise DataError(f"all pairs are one group ('{names[0]}'): {how}")
     low, high = min(places.values()), max(places.values())
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
     sides = [], []
@@ -323,9 +332,12 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
     lines = read_text(path).splitlines()
     lines = [line for line in lines if line.strip() and line[:4].lower() != "sep="] or [""]
     separator = max(",;\t|", key=lines[0].count)
-    head, *rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    try:
+        head, *rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}") from error
     columns = [IDS.sub("id", name.strip().casefold()) for name in head]
-    if "id" not in columns or not set(columns) <= {*COLUMNS}:
+    if "id" not in columns or not set(columns) <= {*COLUMNS, ""}:  # "": of empty cells
         names, known = ", ".join(head) or "none", ", ".join(COLUMNS)
         raise DataError(f"{path} has the columns {names}: id is needed, known are {known}")
     table = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if row]

@@ -124,6 +124,8 @@ def read_spec(spec: str) -> list[Term]:
         found = FORM.fullmatch(text.strip())
         if not found or (found[1] and not float(found[1])):
             raise ValueError(f"source '{text}' is not [WEIGHT*]NAME[:FOLDER][?KEY=VALUE&KEY=VALUE]")
+        if found[3] is not None and not found[3].strip():
+            raise ValueError(f"source '{text}': its folder is empty (a variable that is not set?)")
         name = found[2].replace("-", "_").lower()
         if name not in SOURCES:
             known = ", ".join(SOURCES)
@@ -162,17 +164,27 @@ def find_pairs(
         pattern = re.compile(groups)
     except re.error as error:
         raise ValueError(f"groups={groups!r} is no regular expression: {error}") from error
-    rows, used = sets.read_manifest(found.root / "manifest.csv"), 0
+    ids = [pair.id for pairs in found.sides.values() for pair in pairs]
+    if groups and ids and not any(map(pattern.search, ids)):
+        raise ValueError(f"groups={groups!r} is found in no id, such as '{ids[0]}'")
+    manifest = found.root / "manifest.csv"
+    rows = sets.read_manifest(manifest)
+    alike, used = {sets.plain(id): id for id in rows}, set()  # spreadsheets make 1 of 001
     for pairs in found.sides.values():
         for i, pair in enumerate(pairs):
-            row = rows.get(pair.id) or rows.get(pair.id + pair.image.suffix) or {}
-            used += bool(row)
+            ids = pair.id, pair.id + pair.image.suffix, alike.get(sets.plain(pair.id))
+            id = next((id for id in ids if id in rows), None)
+            row = rows.get(id, {})
+            used.add(id)
             tags = tuple(filter(None, row.get("tags", "").split(";")))
             match = pattern.search(pair.id)
             group = match and match[min(1, pattern.groups)] or row.get("group", "")
             pairs[i] = replace(pair, tags=tags, group=group, source=row.get("source") or name)
-    if rows and not used and any(found.sides.values()):
-        raise DataError(f"no id in {found.root / 'manifest.csv'} is that of a photo: {min(rows)}")
+    if (unused := rows.keys() - used) and any(found.sides.values()):
+        reason = f"{len(unused)} of {len(rows)} ids are of no photo, such as '{min(unused)}'"
+        if len(unused) == len(rows):
+            raise DataError(f"{manifest}: {reason}")
+        found.skipped.append(Skipped(manifest, reason, "not used"))
     return found
 
 
@@ -245,4 +257,6 @@ def open_settings(
     if unknown := unwanted - {pair.id for pair in opened.train + opened.val}:
         raise DataError(f"exclude: no photo of {opened.name} has the id {min(unknown)!r}")
     train, val = (tuple(p for p in s if p.id not in unwanted) for s in (opened.train, opened.val))
+    if not train:
+        raise DataError("exclude leaves no photo to train with")
     return replace(opened, train=train, val=val)

@@ -12,6 +12,7 @@ import multiprocessing
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,8 +147,11 @@ def write_synthetic(
     make_room(root, json.dumps({"version": VERSION} | settings))
     jobs = [(seed, i, size, side) for i, side in enumerate(sides)]
     spawn = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
-        drawn = pool.map(draw, jobs, chunksize=8) if workers > 1 else map(draw, jobs)
+    with ExitStack() as stack:
+        drawn = map(draw, jobs)
+        if workers > 1:  # a pool takes some of /dev/shm, which may be small
+            pool = ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,))
+            drawn = stack.enter_context(pool).map(draw, jobs, chunksize=8)
         rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
     manifest = "\n".join(["id,source,split,tags,foreground_share", *rows, ""])
     write_whole(root / "manifest.csv", manifest.encode())
