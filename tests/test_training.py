@@ -73,7 +73,7 @@ def test_it_learns_and_keeps_the_best(tmp_path):
     for phase in ("train", "val"):
         names = {f"{phase}_loss", f"{phase}_bce_loss", f"{phase}_dice_loss"}
         assert names <= result.history[0].keys()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best_model.pth", "last_model.pth"]
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["best_model.pth", "last_model.pth"]
     for a, b in zip(net.parameters(), last.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(0 <= timing["data_wait"] < 1 for timing in result.timings)
