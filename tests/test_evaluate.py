@@ -123,6 +123,16 @@ def test_a_sigmoid_that_rounds_beyond_its_range(pairs):
         measure(lambda image: np.full(image.shape[:2], 1.01), pairs)
 
 
+def test_masks_without_foreground_are_said(make_pairs, tmp_path):
+    """Masks of 0 and 2, where an empty prediction would score 1."""
+    root = make_pairs(["a", "b"], tmp_path / "labels")
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.uint8(np.asarray(Image.open(path)) > 127) * 2).save(path)
+    dark = open_source(f"folder:{root}", val_fraction=0).train
+    with pytest.warns(UserWarning, match="no true mask has a foreground.*mask_kind=labels"):
+        measure(lambda image: np.zeros(image.shape[:2]), dark)
+
+
 def test_photos_of_one_pixel(make_pairs, tmp_path):
     folder = make_pairs(["dot"], tmp_path / "dots", 1, 1)
     dots = open_source(f"folder:{folder}", val_fraction=0).train

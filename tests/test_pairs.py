@@ -190,6 +190,7 @@ def test_test_beside_val_is_left_alone(make_pairs, tmp_path):
     for side, names in (("train", "ab"), ("val", "cd"), ("test", "ef")):
         make_pairs(names, tmp_path / side, height=20 + ord(names[0]) % 9)
     assert both(open_source("folder", tmp_path)) == ({"a", "b"}, {"c", "d"})
+    assert "test: part of neither train nor val" in open_source("folder", tmp_path).describe()
     shutil.rmtree(tmp_path / "val")
     shutil.rmtree(tmp_path / "test")
     train, val = both(open_source("folder", tmp_path, val_fraction=0.5))  # one half is no division

@@ -20,7 +20,7 @@ from unetlib.data.sources import open_source
 from unetlib.device import choose_device, describe_device
 from unetlib.losses import build_loss
 from unetlib.models import build_model
-from unetlib.training import choose_precision, fit
+from unetlib.training import fit, mixed_precision
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
     textbook(1), by_fit(1)  # first calls allocate and choose kernels
     rounds = [(textbook(options.steps), by_fit(options.steps)) for _ in range(options.rounds)]
-    dtype = str(choose_precision("auto", device)).removeprefix("torch.")
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision("auto", device), "float32")
     title = f"{options.model}, {options.size}×{options.size}, batch {options.batch}"
     print(f"{title}, on {describe_device(device)}")
     print(f"textbook (float32, NCHW)  {statistics.median(a for a, _ in rounds):8.2f} images/s")

@@ -218,6 +218,9 @@ def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=())
         rows = [row for row in layout if (folder / row[2]).is_dir()] or known_folders(folder)
         inside = [p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"]
     found.root = folder if rows else found.root
+    for path in inside if rows else ():
+        if "test" in path.name.lower() and not any(path.name in photos for _, photos, _ in rows):
+            found.skipped.append(Skipped(path, "part of neither train nor val", "not used"))
     for side, photos, masks in rows or [("", "", "")]:
         kind = "alpha" if "cutout" in masks.lower() else mask_kind
         pairs, skipped = match_pairs(found.root / photos, found.root / masks, kind)
