@@ -78,5 +78,4 @@ def main(args: list[str] | None = None) -> None:
         elif not isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
             text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
         click.echo(f"unetlib: {text}", err=True)
-        broken = type(error.__cause__) in (OSError, RuntimeError)  # a full disk, say
-        sys.exit(2 if isinstance(error, ValueError) and not broken else 1)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
