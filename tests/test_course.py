@@ -83,12 +83,12 @@ def test_tidy(path):
     assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 25
     if path != SOLUTIONS:
         assert len(prose(notebook)) >= len(code_cells(notebook))
-        parameters = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-        assert len(parameters) == 1 and len(parameters[0].source.splitlines()) <= 8
-        for node in ast.parse(parameters[0].source).body:
-            assert isinstance(node, ast.Assign) and len(node.targets) == 1
-            assert isinstance(ast.literal_eval(node.value), str | int | float | bool)
-        assert re.search(r"^outputs_dir = ", parameters[0].source, re.M)
+    parameters = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(parameters) == 1 and len(parameters[0].source.splitlines()) <= 8
+    for node in ast.parse(parameters[0].source).body:
+        assert isinstance(node, ast.Assign) and len(node.targets) == 1
+        assert isinstance(ast.literal_eval(node.value), str | int | float | bool)
+    assert re.search(r"^outputs_dir = ", parameters[0].source, re.M)
     if path in SIX:
         assert any(re.search("^## Summary", source, re.M) for source in prose(notebook))
 

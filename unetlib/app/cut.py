@@ -107,7 +107,7 @@ def cut(inputs, into, network, device, flip, smooth, jobs, overwrite, debug, **o
                 output.flush()
             else:
                 result.write(targets)
-        frames = getattr(result.photo, "frames", 1)
+        frames = result.photo.frames
         empty = ["no pixel reaches the threshold"] * (not result.cutout.binary.any())
         return ", ".join(empty + [f"the first of its {frames} pictures was taken"] * (frames > 1))
 

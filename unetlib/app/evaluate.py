@@ -97,13 +97,9 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
 
     how = asdict(TrainOptions(source=source or "synthetic"))
     try:
-        how |= (
-            {}
-            if source
-            else load_checkpoint(
-                network.with_suffix(".pth") if is_exported(network) else network
-            ).extra
-        )
+        if not source:
+            path = network.with_suffix(".pth") if is_exported(network) else network
+            how |= load_checkpoint(path).extra
         if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
             how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
         how |= {"val_fraction": 0.0} if all_photos else {}

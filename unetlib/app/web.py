@@ -126,7 +126,7 @@ def build_page(network: str = "people"):
     examples = [("astronaut (example)", str(example))] if example else []
     kept = get_upload_folder()
     os.makedirs(kept, exist_ok=True)
-    kinds = {"file_types": ["image", *SUFFIXES, ".heic", ".heif"], "height": 150}
+    kinds = {"file_types": ["image", *SUFFIXES], "height": 150}
 
     @contextmanager
     def told():  # what goes wrong is one line on the page, and no traceback in the terminal

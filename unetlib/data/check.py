@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
-from unetlib.data.pairs import Found, Pair, Source, load_pair, split_fraction
+from unetlib.data.pairs import Found, Pair, Skipped, Source, load_pair, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
@@ -204,11 +204,10 @@ def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
 
 def file_issues(found: Found) -> Iterator[Issue]:
     """What was not taken as a pair, sides that are empty, and groups and ids on both sides."""
-    unlisted: list[OSError] = []
-    list(os.walk(found.root, onerror=unlisted.append))
-    for error in unlisted:
-        yield Issue("not read", f"{error.filename}: {error.strerror}")
-    for skip in found.skipped:
+    errors: list[OSError] = []
+    list(os.walk(found.root, onerror=errors.append))  # also folders that no pair was looked for in
+    unlisted = [Skipped(Path(e.filename), str(e.strerror), "not read") for e in errors]
+    for skip in dict.fromkeys([*unlisted, *found.skipped]):  # each folder once
         kind = skip.kind if skip.kind in ADVICE else "not used"
         # what goes with a lone file may lie in a folder that could not be listed
         spare = () if unlisted else (Pair("", skip.path, None),)

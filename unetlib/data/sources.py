@@ -172,8 +172,8 @@ def find_pairs(
     alike, used = {sets.plain(id): id for id in rows}, set()  # spreadsheets make 1 of 001
     for pairs in found.sides.values():
         for i, pair in enumerate(pairs):
-            ids = pair.id, pair.id + pair.image.suffix, alike.get(sets.plain(pair.id))
-            id = next((id for id in ids if id in rows), None)
+            names = pair.id, pair.id + pair.image.suffix, alike.get(sets.plain(pair.id))
+            id = next((id for id in names if id in rows), None)
             row = rows.get(id, {})
             used.add(id)
             tags = tuple(filter(None, row.get("tags", "").split(";")))
@@ -245,7 +245,7 @@ def open_dataset(folder, count: int = 800, size: int = 96, seed: int = 0) -> Sou
 def open_settings(
     source, source_root, data_dir, count, image_size, seed, val_fraction=0.2, exclude=""
 ) -> Source:
-    """What the notebooks' parameters name; a folder with "synthetic" means the source "folder".
+    """The dataset in the settings of `unetlib train`; a folder with "synthetic" means "folder".
     `exclude`: ids of pairs that are left out, with spaces between them. Raises DataError for one
     that no photo has, beside what `open_source` raises."""
     if source_root and source.strip() == "synthetic":

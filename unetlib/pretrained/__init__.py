@@ -16,7 +16,6 @@ from unetlib.errors import CheckpointError, hint
 from unetlib.paths import find_input, resolve
 
 SHIPPED = Path(__file__).parent
-DEFAULT = "people"
 
 
 @dataclass(frozen=True)
