@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import yaml
 
-from unetlib.data.images import binarize
 from unetlib.data.pairs import load_pair
 from unetlib.data.sources import open_settings
 from unetlib.matting import cut_out
@@ -46,7 +45,7 @@ def held_out(data: str) -> dict[str, list]:
 
 def scores(pair, predictor: Predictor, refine: str) -> tuple[float, float, float]:
     photo, matte = load_pair(pair)
-    true = binarize(matte)
+    true = matte >= 0.5
     cut = cut_out(photo, predictor.predict(photo), refine=refine)
     iou = count(cut.binary[None] > 0, true[None]).iou().item()
     outside = cv2.distanceTransform((~true).view(np.uint8), cv2.DIST_L2, 5)

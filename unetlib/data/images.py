@@ -2,7 +2,6 @@
 
 import io
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,6 +66,8 @@ def open_photo(source: Any) -> Photo:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,), (4,)) or not source.size:
             raise ValueError(f"a photo is uint8 (H, W, 3), not {source.dtype} {source.shape}")
+        if source.shape[2:] == (3,):
+            return Photo(source)
         source = Image.fromarray(source)
     with opened(source) as image:
         icc = image.info.get("icc_profile") or b""
@@ -130,26 +131,24 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def binarize(matte: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Soft matte -> bool mask of the same shape: at least `threshold` is foreground."""
-    return np.asarray(matte) >= threshold
-
-
 def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -> bytes:
     """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
 
     `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
     the colour profile of `photo`. Raises ValueError for what cannot be written."""
+    if format not in ("png", "webp") or not array.size:
+        raise ValueError(f"format {format!r}: cut-outs are png or webp, and not empty")
     if array.dtype != np.uint8:
         array = cv2.convertScaleAbs(array, alpha=255)  # without the large copies that NumPy makes
-    file, picture = io.BytesIO(), Image.fromarray(array)
     icc = photo.icc if photo and array.ndim == 3 else None
-    if format == "png":  # for cut-outs run lengths are smallest, and as quick as any
-        picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, icc_profile=icc)
-    elif format == "webp":
-        picture.save(file, "WEBP", quality=90, method=2, lossless=array.ndim == 2, icc_profile=icc)
-    else:
-        raise ValueError(f"format {format!r}: cut-outs are written as png or webp")
+    if format == "png":  # OpenCV writes it in half of Pillow's time
+        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+        array = cv2.cvtColor(array, codes[array.shape[2]]) if array.ndim == 3 else array
+        profile = ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(icc, np.uint8)]) if icc else ([], [])
+        how = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+        return cv2.imencodeWithMetadata(".png", array, *profile, how)[1].tobytes()
+    file, how = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
+    Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **how)
     return file.getvalue()
 
 

@@ -115,9 +115,9 @@ def cut_out(
     if own_alpha is not None:
         alpha = np.minimum(alpha, own_alpha)
     del mask  # of a photo of 100 megapixels it takes 400 MB
-    rgba = cv2.cvtColor(estimate_foreground(image, alpha), cv2.COLOR_RGB2RGBA)
+    colours = cv2.copyTo(estimate_foreground(image, alpha), alpha)  # black where it is 0
+    rgba = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)
     rgba[..., 3] = alpha
-    np.copyto(rgba, 0, where=(alpha == 0)[..., None])  # an index would take 16 bytes a pixel
     return CutOut(soft, binary, rgba)
 
 
@@ -193,11 +193,11 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
 
 def _fused(mix, alpha, front, back, radius: int, background_kept: bool):
     """One pass: better estimates of the foreground's and the background's colours, float32."""
-    a = alpha[..., None]
+    a = cv2.merge([alpha] * 3)  # twice as fast as broadcasting
     shows = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)  # most where an edge is thin
     size = (radius, radius)
-    front = cv2.blur(front * a, size) / (cv2.blur(a, size)[..., None] + 1e-5)
-    back = cv2.blur(back * shows, size) / (cv2.blur(shows, size)[..., None] + 1e-5)
+    front = cv2.blur(front * a, size) / (cv2.blur(a, size) + 1e-5)
+    back = cv2.blur(back * shows, size) / (cv2.blur(shows, size) + 1e-5)
     return np.clip(front + a * (mix - a * front - (1 - a) * back), 0, 255), back
 
 
