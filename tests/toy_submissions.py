@@ -9,8 +9,8 @@ from nbformat.v4 import new_code_cell
 from toy_course import write_notebook
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
+from unetlib.data.dataset import open_dataset
 from unetlib.data.preprocess import Preprocess
-from unetlib.data.sources import open_dataset
 from unetlib.evaluate import measure
 from unetlib.models import build_model
 from unetlib.predict import Predictor

@@ -278,7 +278,7 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
 def measure_checkpoint(path: str, _: str) -> None:
     """In a process of its own: put into a file what the network that it names reaches on the
     validation photos that it names."""
-    from unetlib.data.sources import open_dataset
+    from unetlib.data.dataset import open_dataset
     from unetlib.evaluate import measure
     from unetlib.predict import Predictor
 

@@ -17,12 +17,32 @@ from tqdm import trange
 
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import load_cutout, load_image, resize
-from unetlib.data.pairs import DataError, Pair, Source, load_pair
+from unetlib.data.pairs import (
+    DataError,
+    Pair,
+    Source,
+    divide,
+    find_folder,
+    join,
+    load_pair,
+)
 from unetlib.data.preprocess import Preprocess, to_tensor
+from unetlib.data.synthetic import write_synthetic
 from unetlib.matting import composite, fit_cover
+from unetlib.paths import resolve
 
 MEMORY_BYTES = 2_000_000_000  # so much is kept decoded: 7600 photos of 256 x 256
 PASTED = 0.5  # how many samples of "strong" get another photo's figure pasted in
+
+
+def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int = 0) -> Source:
+    """Train and val pairs for the course: the photos that are in a folder, or, where there are none
+    but drawings of an earlier call, `count` drawings of `size` pixels. Raises DataError."""
+    root, name = resolve(folder), "folder"
+    if not any(root.rglob("*.*")) or (root / "synthetic.json").is_file():
+        root, name = write_synthetic(root, count, size, seed), "synthetic"
+    found = find_folder(root)
+    return join(name, found.root, *divide(found, seed=seed), found.skipped)
 
 
 class PairDataset(Dataset):

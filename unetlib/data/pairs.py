@@ -237,6 +237,7 @@ def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=())
         seen = ", ".join(sorted(path.name for path in found.root.iterdir())[:8]) or "nothing"
         seen += list_skipped(found.skipped, found.root)
         raise DataError(f"no photos with masks in {found.root}. {LAYOUT}. Found: {seen}")
+    add_manifest(found)
     return found
 
 
@@ -318,13 +319,42 @@ def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list
     return train, val
 
 
-def same_bytes(train: Sequence[Pair], val: Sequence[Pair]) -> dict[Pair, str]:
-    """Pairs of val whose photo is one of train, whose id is given. Read where sizes agree."""
+def join(name: str, root: Path, train: list, val: list, skipped: Sequence[Skipped]) -> Source:
+    """Both sides as a Source. A val photo with the bytes of a train photo is skipped."""
+    # also of another dataset; read where sizes agree
     sizes = {pair: pair.image.stat().st_size for pair in (*train, *val)}
     both = {sizes[pair] for pair in train} & {sizes[pair] for pair in val}
     known = {sha256(pair.image): pair.id for pair in train if sizes[pair] in both}
-    found = {pair: known.get(sha256(pair.image)) for pair in val if sizes[pair] in both}
-    return {pair: other for pair, other in found.items() if other}
+    kept, skipped = [], list(skipped)
+    for pair in val:
+        if other := known.get(sha256(pair.image)) if sizes[pair] in both else None:
+            reason = f"same photo as '{other}' in train: left out of val"
+            skipped.append(Skipped(pair.image, reason, "copy across the split"))
+        else:
+            kept.append(pair)
+    return Source(name, root, tuple(train), tuple(kept), tuple(skipped))
+
+
+def add_manifest(found: Found) -> None:
+    """Adds what manifest.csv says of the pairs: tags, group and source. Raises DataError where no
+    id in it is that of a photo, and what `read_manifest` raises."""
+    manifest = found.root / "manifest.csv"
+    rows = read_manifest(manifest)
+    alike, used = {plain(id): id for id in rows}, set()  # spreadsheets make 1 of 001
+    for pairs in found.sides.values():
+        for i, pair in enumerate(pairs):
+            names = pair.id, pair.id + pair.image.suffix, alike.get(plain(pair.id))
+            id = next((id for id in names if id in rows), None)
+            row = rows.get(id, {})
+            used.add(id)
+            tags = tuple(filter(None, row.get("tags", "").split(";")))
+            facts = {key: row.get(key, "") for key in ("group", "source")}
+            pairs[i] = replace(pair, tags=tags, **facts)
+    if unused := rows.keys() - used:
+        reason = f"{len(unused)} of {len(rows)} ids are of no photo, such as '{min(unused)}'"
+        if len(unused) == len(rows):
+            raise DataError(f"{manifest}: {reason}")
+        found.skipped.append(Skipped(manifest, reason, "not used"))
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, str]]:

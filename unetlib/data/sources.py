@@ -14,7 +14,7 @@ from typing import NamedTuple
 from unetlib.data import pairs as sets
 from unetlib.data.download import DownloadError, cache_dir, fetch, unpack
 from unetlib.data.images import MASK_KINDS, encode
-from unetlib.data.pairs import DataError, Found, Pair, Skipped, Source, find_dir
+from unetlib.data.pairs import DataError, Found, Pair, Source, find_dir
 from unetlib.errors import hint, need
 from unetlib.paths import find_input, resolve, write_whole
 
@@ -167,24 +167,11 @@ def find_pairs(
     ids = [pair.id for pairs in found.sides.values() for pair in pairs]
     if groups and ids and not any(map(pattern.search, ids)):
         raise ValueError(f"groups={groups!r} is found in no id, such as '{ids[0]}'")
-    manifest = found.root / "manifest.csv"
-    rows = sets.read_manifest(manifest)
-    alike, used = {sets.plain(id): id for id in rows}, set()  # spreadsheets make 1 of 001
     for pairs in found.sides.values():
         for i, pair in enumerate(pairs):
-            names = pair.id, pair.id + pair.image.suffix, alike.get(sets.plain(pair.id))
-            id = next((id for id in names if id in rows), None)
-            row = rows.get(id, {})
-            used.add(id)
-            tags = tuple(filter(None, row.get("tags", "").split(";")))
             match = pattern.search(pair.id)
-            group = match and match[min(1, pattern.groups)] or row.get("group", "")
-            pairs[i] = replace(pair, tags=tags, group=group, source=row.get("source") or name)
-    if (unused := rows.keys() - used) and any(found.sides.values()):
-        reason = f"{len(unused)} of {len(rows)} ids are of no photo, such as '{min(unused)}'"
-        if len(unused) == len(rows):
-            raise DataError(f"{manifest}: {reason}")
-        found.skipped.append(Skipped(manifest, reason, "not used"))
+            group = match and match[min(1, pattern.groups)] or pair.group
+            pairs[i] = replace(pair, group=group, source=pair.source or name)
     return found
 
 
@@ -224,22 +211,9 @@ def open_source(
         skipped += found.skipped
         train += sides[0]
         val += sides[1]
-    for pair, other in sets.same_bytes(train, val).items():  # also of another source
-        val.remove(pair)
-        reason = f"same photo as '{other}' in train: left out of val"
-        skipped.append(Skipped(pair.image, reason, "copy across the split"))
     same_drive = len({root.anchor for root in roots}) == 1
     root = Path(os.path.commonpath(roots)) if same_drive else roots[0]
-    return Source(" + ".join(names), root, tuple(train), tuple(val), tuple(skipped))
-
-
-def open_dataset(folder, count: int = 800, size: int = 96, seed: int = 0) -> Source:
-    """Train and val pairs for the course: the photos that are in a folder, or, where there are none
-    but drawings of an earlier call, `count` drawings of `size` pixels. Raises DataError."""
-    root = resolve(folder)
-    if any(root.rglob("*.*")) and not (root / "synthetic.json").is_file():
-        return open_source("folder", root, seed=seed)
-    return open_source("synthetic", root, seed=seed, count=count, size=size)
+    return sets.join(" + ".join(names), root, train, val, skipped)
 
 
 def open_settings(
