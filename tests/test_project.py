@@ -50,7 +50,7 @@ OPTIONAL |= {"pycocotools", "pymatting", "requests", "skimage", "tensorboard", "
 OPTIONAL |= {"yaml"}
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
-DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio", "yaml": "pyyaml", "nbformat": "papermill"}
+DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio-ffmpeg", "yaml": "pyyaml", "nbformat": "papermill"}
 DISTRIBUTIONS |= {"IPython": "ipykernel", "jupyter_client": "ipykernel"}
 DISTRIBUTIONS |= {"py_sod_metrics": "pysodmetrics", "pillow_heif": "pillow-heif"}
 
