@@ -27,20 +27,20 @@ WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side,
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a set found out. The columns are lists or arrays; as pandas' DataFrames
-    (in the extra "course") they are `table` and `sweep`.
+    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table` and
+    `summary`, comes with the extra "course".
 
     columns: a value per photo, in the order of the pairs. Names: id; those of SCORES, for the masks
         `soft >= threshold` and `matte >= 0.5` (mae: soft and matte as they are); where asked for,
         those of SALIENCY and DIFFICULTIES, and hard (in which difficulties the photo is among the
         highest quarter); foreground_share; tp, fp, fn, tn; tags; milliseconds.
-    curves: a value per threshold 0.01 ... 0.99, and the one asked for: threshold, and the means of
-        iou, dice, ...
+    sweep: a value per threshold 0.01 ... 0.99, and the one asked for. Names: threshold, and iou,
+        dice, ..., which are means over the photos.
     histogram: all pixels by probability and truth, see metrics.histogram.
     """
 
     columns: dict[str, Any]
-    curves: dict[str, np.ndarray]
+    sweep: dict[str, np.ndarray]
     threshold: float
     histogram: np.ndarray
 
@@ -53,13 +53,6 @@ class Evaluation(NamedTuple):
         for key, values in texts.items():
             texts[key] = [text.encode(errors="backslashreplace").decode() for text in values]
         return DataFrame(self.columns | texts)
-
-    @property
-    def sweep(self) -> Any:
-        """A DataFrame with a row per threshold, see `curves`."""
-        from pandas import DataFrame
-
-        return DataFrame(self.curves)
 
     def scores(self, resamples: int = 2000) -> dict[str, dict[str, float]]:
         """Means of all scores over the photos, and pooled scores, with their 95 % intervals.
@@ -184,10 +177,9 @@ def match_predictions(predictions: Path, masks: Path) -> list[Pair]:
 
 
 def best_threshold(sweep: Mapping[str, Any], by: str = "iou") -> float:
-    """The threshold with the highest score; of several equal ones the one nearest to 0.5. `sweep`:
-    that of an `Evaluation`, or its curves."""
-    scores, thresholds = np.asarray(sweep[by]), np.asarray(sweep["threshold"])
-    return float(min(thresholds[scores == scores.max()], key=lambda one: abs(one - 0.5)))
+    """The threshold with the highest score; of several equal ones the one nearest to 0.5."""
+    best = np.asarray(sweep["threshold"])[sweep[by] == np.max(sweep[by])]
+    return float(min(best, key=lambda one: abs(one - 0.5)))
 
 
 def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
@@ -252,7 +244,7 @@ def ranked(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         row["lead"], row["lead_low"], row["lead_high"], _ = metrics.paired(iou, best)
         sure = row["lead_low"] > 0 and len(best) > 1  # of one photo there is nothing to draw from
         row["best_is"] = "better" if sure else "cannot tell" if rows else "the best"
-        row["best_threshold"] = best_threshold(one.curves)
+        row["best_threshold"] = best_threshold(one.sweep)
         row["calibration_error"] = metrics.reliability(one.histogram)[1]
         rows.append(row | {"milliseconds": float(np.median(one.columns["milliseconds"]))})
     return rows

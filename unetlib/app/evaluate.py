@@ -204,7 +204,7 @@ def draw(page: Path, said: list, one, predictor, pairs: list, title: str) -> Non
         about = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
         titles = about, "truth", "soft prediction", "orange: false positive, blue: missed"
         shown += zip(titles, (photo, matte, soft, errors), strict=True)
-    levels = one.sweep[one.sweep["threshold"].isin(np.arange(1, 10) / 10)].set_index("threshold")
+    levels = pd.DataFrame(one.sweep).set_index("threshold").filter(np.arange(1, 10) / 10, axis=0)
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
     worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
     parts = [*tables, levels, "## The worst and the best", contact_sheet(shown, 4), worst, legend]
