@@ -115,18 +115,15 @@ class Image:
         known = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"} | env | self.env
         chroot = ["chroot", f"--userspec={self.user}", self.root, "env", "-i", "-C", self.cwd]
         chroot += [*(f"{key}={value}" for key, value in known.items()), *command]
-        before = f"set -e; mount --bind /dev {self.root}/dev; {before}; exec "
+        mounts = f"mount --bind /dev {self.root}/dev; mount -t proc proc {self.root}/proc"
+        before = f"set -e; {before}; {mounts}; exec "
         return ["unshare", "-m", *spaces, "sh", "-c", before + shlex.join(map(str, chroot))]
 
     def start(self, **how) -> subprocess.Popen:
         """The entrypoint as by `docker run --read-only --tmpfs /tmp --network none`."""
-        mounts = [f"mount --bind {self.root} {self.root}", f"mount --bind /dev {self.root}/dev"]
-        mounts += [f"mount -o remount,bind,ro {self.root}", "ip link set lo up"]
-        mounts += [
-            f"mount -t {kind} {kind} {self.root}/{at}"
-            for kind, at in (("tmpfs", "tmp"), ("proc", "proc"))
-        ]
-        return subprocess.Popen(self._command("; ".join(mounts), self.entrypoint, {}, "-n"), **how)
+        mounts = f"mount --bind {self.root} {self.root}; mount -o remount,bind,ro {self.root}"
+        mounts += f"; mount -t tmpfs tmpfs {self.root}/tmp; ip link set lo up"
+        return subprocess.Popen(self._command(mounts, self.entrypoint, {}, "-n"), **how)
 
     def inside(self, server: subprocess.Popen, *command, **how) -> subprocess.CompletedProcess:
         """A command beside the running server: `docker exec`."""

@@ -101,13 +101,13 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     photos of the train set (Jacob et al., CVPR 2018).
 
     Raises CheckpointError, ValueError for another precision or int8 without photos, ImportError
-    without the extra "onnx", OSError.
+    without the extra "course", OSError.
     """
     if precision not in EXPORTED:
         raise ValueError(f"precision {precision!r}: there are {', '.join(EXPORTED)}")
     if precision == "int8" and not len(calibration):
         raise ValueError("int8 is calibrated on photos of the train set: --source names them")
-    need("onnx", "onnxscript", extra="onnx")
+    need("onnx", "onnxscript", extra="course")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
 
