@@ -34,7 +34,9 @@ def why_not() -> str:
 
 
 def said(*command) -> str:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    env = {key: value for key, value in os.environ.items() if key != "PIP_QUIET"}
+    how = {"capture_output": True, "text": True, "check": True, "env": env}
+    return subprocess.run([*map(str, command)], **how).stdout
 
 
 def make_base(root: Path) -> None:
