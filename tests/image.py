@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = ("debootstrap", "unshare", "nsenter", "chroot", "ip")
+NEEDED = ("apt-get", "debootstrap", "unshare", "nsenter", "chroot", "ip")
 UNUSED = (
     "var/cache/apt",
     "var/lib/apt/lists",
@@ -25,12 +25,11 @@ UNUSED = (
 
 def why_not() -> str:
     """Why this machine cannot do it, or ""."""
-    if sys.platform != "linux" or os.geteuid() or not shutil.which("apt-get"):
+    if sys.platform != "linux" or os.geteuid():
         return "needs root on Debian"
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         return f"{', '.join(missing)} is not installed"
-    spaces = subprocess.run(["unshare", "-mn", "true"], capture_output=True)
-    return spaces.stderr.decode().strip()
+    return subprocess.run(["unshare", "-mn", "true"], capture_output=True).stderr.decode()
 
 
 def said(*command) -> str:
@@ -51,8 +50,8 @@ def make_base(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def of_pip() -> list[Path]:
-    """What pip reads on this machine: its settings, what they name, certificates, name servers."""
+def read_by_pip() -> list[Path]:
+    """pip's settings on this machine, the files that they name, certificates and name servers."""
     pip = [sys.executable, "-m", "pip", "config"]
     text = said(*pip, "debug") + said(*pip, "list")
     named = re.findall(r"""(?:^|[\s='"]|file://)(/[^\s'",]+)""", text)
@@ -64,56 +63,56 @@ def of_pip() -> list[Path]:
 
 class Image:
     """What the lines of a Dockerfile make in `folder`. `base`: the root file system to begin with.
+    `layers`: line -> megabytes."""
 
-    layers: line -> megabytes. A process in it is started by `start`, and asked by `inside`.
-    """
-
-    def __init__(self, folder: Path, base: Path, dockerfile: Path = ROOT / "Dockerfile"):
-        self.layers, stages = {}, {}
-        lines = re.sub(r"(?m)^#.*\n", "", dockerfile.read_text()).replace("\\\n", "")
-        for number, line in enumerate(filter(None, lines.splitlines())):
-            word, rest = line.split(maxsplit=1)
-            if word == "FROM":
-                self.root, self.env, self.cwd, self.user = folder / f"{number}", {}, "/", "0:0"
-                stages[rest.partition(" AS ")[2]], self.layers = self.root, {}
-                said("cp", "-a", base, self.root)
-            elif word == "COPY":
-                *sources, target = [part for part in rest.split() if not part.startswith("--")]
-                stage = re.match(r"--from=(\w+)", rest)
-                target = self.root / os.path.join(self.cwd, target)[1:]
-                for name in sources:
-                    source = stages[stage[1]] / name[1:] if stage else ROOT / name
-                    into = target / source.name if rest.endswith("/") else target
-                    into.parent.mkdir(parents=True, exist_ok=True)
-                    said("cp", "-a", "--no-preserve=ownership", source, into)
-            elif word == "RUN":
-                shared = {k: v for k, v in os.environ.items() if re.match("PIP_|SSL|.*_proxy", k)}
-                mounts = [self._bind(path) for path in of_pip()]
-                command = self._command("; ".join(mounts), ["sh", "-c", rest], shared)
-                subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-            elif word == "ENV":
-                self.env |= dict(part.split("=", 1) for part in shlex.split(rest))
-            elif word == "WORKDIR":
-                self.cwd = rest
-                (self.root / rest[1:]).mkdir(exist_ok=True)
-            elif word == "USER":
-                self.user = rest
-            elif word == "HEALTHCHECK":
-                self.health = json.loads(rest.partition("CMD ")[2])
-            elif word == "ENTRYPOINT":
-                self.entrypoint = json.loads(rest)
-            elif word != "EXPOSE":
-                raise ValueError(f"{word} is not known here: {line}")
+    def __init__(self, folder: Path, base: Path):
+        stages, text = {}, (ROOT / "Dockerfile").read_text()
+        for line in re.sub(r"(?m)^#.*\n|\\\n", "", text).split("\n"):
+            word, _, rest = line.partition(" ")
+            match word:
+                case "FROM":
+                    self.root, self.env, self.cwd, self.user = (
+                        folder / str(len(stages)),
+                        {},
+                        "/",
+                        "0",
+                    )
+                    stages[rest.partition(" AS ")[2]], self.layers = self.root, {}
+                    said("cp", "-a", base, self.root)
+                case "COPY":
+                    *sources, target = rest.split()
+                    stage = stages.get(sources[0].removeprefix("--from="))
+                    into = self.root / os.path.join(self.cwd, target)[1:]
+                    for name in sources[1:] if stage else sources:
+                        source = stage / name[1:] if stage else ROOT / name
+                        said("cp", "-a", "--no-preserve=ownership", source, into)
+                case "RUN":
+                    env = {k: v for k, v in os.environ.items() if re.match("PIP_|SSL_|.*_proxy", k)}
+                    mounts = "; ".join(map(self._mount, read_by_pip()))
+                    subprocess.run(self._command(mounts, ["sh", "-c", rest], env), check=True)
+                case "ENV":
+                    self.env |= dict(part.split("=", 1) for part in shlex.split(rest))
+                case "WORKDIR":
+                    self.cwd = rest
+                    (self.root / rest[1:]).mkdir(exist_ok=True)
+                case "USER":
+                    self.user = rest
+                case "HEALTHCHECK":
+                    self.health = json.loads(rest.partition("CMD ")[2])
+                case "ENTRYPOINT":
+                    self.entrypoint = json.loads(rest)
+                case other if other not in ("", "EXPOSE"):
+                    raise ValueError(f"{word} is not known here: {line}")
             size = int(said("du", "-smx", self.root).split()[0])
             self.layers[line[:70]] = size - sum(self.layers.values())
 
-    def _bind(self, path: Path) -> str:
-        there = self.root / str(path.resolve())[1:]
-        made = f"mkdir -p {there}" if path.is_dir() else f"mkdir -p {there.parent}; touch {there}"
-        return f"{made}; mount --bind {path.resolve()} {there}"
+    def _mount(self, path: Path) -> str:
+        there, folder = f"{self.root}{path}", path.is_dir()
+        made = f"mkdir -p {self.root}{path if folder else path.parent}"
+        return f"{made}{'' if folder else f'; touch {there}'}; mount --bind {path} {there}"
 
     def _command(self, before: str, command: list[str], env: dict, *spaces: str) -> list[str]:
-        """`before` in mount name spaces of its own, then `command` in the image, as its user."""
+        """`before` in name spaces of its own, then `command` in the image, as its user."""
         known = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"} | env | self.env
         chroot = ["chroot", f"--userspec={self.user}", self.root, "env", "-i", "-C", self.cwd]
         chroot += [*(f"{key}={value}" for key, value in known.items()), *command]
@@ -128,20 +127,17 @@ class Image:
         return subprocess.Popen(self._command(mounts, self.entrypoint, {}, "-n"), **how)
 
     def inside(self, server: subprocess.Popen, *command, **how) -> subprocess.CompletedProcess:
-        """A command beside the running server: `docker exec`."""
-        command = ["nsenter", "-t", str(server.pid), "-m", "-n", "-r", "env", "-i"] + [
-            *(f"{key}={value}" for key, value in self.env.items()),
-            *command,
-        ]
-        return subprocess.run(command, capture_output=True, timeout=60, **how)
+        """A command beside the running server, as by `docker exec`."""
+        env = [f"{key}={value}" for key, value in self.env.items()]
+        enter = ["nsenter", "-t", str(server.pid), "-m", "-n", "-r", "env", "-i", *env]
+        return subprocess.run([*enter, *command], capture_output=True, timeout=60, **how)
+
+    def sizes(self) -> str:
+        rows = {**self.layers, "in all": sum(self.layers.values())}
+        return "\n".join(f"{size:5} MB  {line}" for line, size in rows.items() if size)
 
 
 if __name__ == "__main__":
-    if why_not():
-        sys.exit(why_not())
     with tempfile.TemporaryDirectory() as folder:
         make_base(Path(folder, "base"))
-        image = Image(Path(folder), Path(folder, "base"))
-        for line, megabytes in image.layers.items():
-            print(f"{megabytes:5} MB  {line}")
-        print(f"{sum(image.layers.values()):5} MB  in all")
+        print(Image(Path(folder), Path(folder, "base")).sizes())

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sizes are measured with
 
 
 def run(*command, **how) -> subprocess.CompletedProcess:
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900, **how)
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, **how)
 
 
 def megabytes(folder: Path) -> int:
