@@ -86,7 +86,7 @@ def test_the_sweep_is_brute_force_and_has_the_best_threshold(pairs):
 
     found = measure(predictor, pairs, threshold="best")
     assert found.sweep["threshold"].tolist() == [i / 100 for i in range(1, 100)]
-    for row in found.sweep[::11].itertuples():
+    for row in pd.DataFrame(found.sweep)[::11].itertuples():
         ious = [iou_of(pair, np.float32(row.threshold)) for pair in pairs]
         assert row.iou == pytest.approx(np.mean(ious), abs=1e-12)
     assert found.threshold == best_threshold(found.sweep)

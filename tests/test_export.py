@@ -262,9 +262,11 @@ def test_damaged_files_and_those_of_another_kind(tmp_path, files, trained):
 
 def test_devices(files):
     assert OnnxNetwork(files["float32"]).runs_on == "cpu (ONNX Runtime)"
-    for name in ("mps", "cuda:1", "gpu"):
-        with pytest.raises(ValueError, match=f"device {name}: .*net.onnx runs on the CPU"):
+    for name in ("mps", "cuda:x", "gpu"):
+        with pytest.raises(ValueError, match=f"device {name}: .*net.onnx runs on cpu or cuda"):
             Predictor(files["float32"], name)
+    with pytest.raises(RuntimeError, match="device cuda:9 was asked for, but ONNX Runtime"):
+        Predictor(files["float32"], "cuda:9")
     if not torch.cuda.is_available():  # on a GPU PyTorch runs the .pth beside it
         with pytest.raises(RuntimeError, match="finds only"):
             Predictor("people", "cuda")

@@ -47,12 +47,15 @@ OPTIONAL = {"accelerate", "gradio", "imageio", "imageio_ffmpeg", "IPython"}
 OPTIONAL |= {"ipywidgets", "kagglehub", "matplotlib", "nbclient", "nbconvert", "nbformat", "onnx"}
 OPTIONAL |= {"onnxruntime", "onnxscript", "pandas", "papermill", "playwright", "py_sod_metrics"}
 OPTIONAL |= {"pycocotools", "pymatting", "requests", "skimage", "tensorboard", "timm", "wandb"}
-OPTIONAL |= {"yaml"}
+OPTIONAL |= {"fastapi", "prometheus_client", "psutil", "pydantic", "pydantic_settings"}
+OPTIONAL |= {"starlette", "uvicorn", "yaml"}
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
-DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio", "yaml": "pyyaml", "nbformat": "papermill"}
+DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio-ffmpeg", "yaml": "pyyaml", "nbformat": "papermill"}
 DISTRIBUTIONS |= {"IPython": "ipykernel", "jupyter_client": "ipykernel"}
 DISTRIBUTIONS |= {"py_sod_metrics": "pysodmetrics", "pillow_heif": "pillow-heif"}
+DISTRIBUTIONS |= {"prometheus_client": "prometheus-client", "starlette": "fastapi"}
+DISTRIBUTIONS |= {"pydantic_settings": "pydantic-settings", "pydantic": "pydantic-settings"}
 
 
 @cache

@@ -33,8 +33,9 @@ class Background:
         return matting.composite(rgba, behind)
 
 
-def read_background(text: str | Background | None) -> Background:
-    """A background as people write it: see the error. Raises ValueError."""
+def read_background(text: str | Background | None, files: bool = True) -> Background:
+    """A background as people write it: see the error. Without `files`, of people elsewhere: files
+    of this machine are not theirs to show. Raises ValueError."""
     if isinstance(text, Background):
         return text
     text = (text or "transparent").strip()
@@ -52,6 +53,8 @@ def read_background(text: str | Background | None) -> Background:
             rgb = matting.parse_color(color or text)
             return Background(lambda rgba, image: matting.mixed(image, rgb, weight))
     try:
+        if not files:
+            raise FileNotFoundError(text)
         return Background(np.asarray(load_image(find_input(text))))
     except FileNotFoundError as error:
         known = "transparent, grey, blur, 'blur:0.05' (0 to 0.5), a colour as '#0a4678', '0,255,0' "

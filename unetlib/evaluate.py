@@ -8,12 +8,12 @@ measured at the photo's own size, in one pass: read, predicted, scored and forgo
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from unetlib import metrics, pretrained
@@ -27,36 +27,56 @@ WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side,
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a set found out.
+    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table` and
+    `summary`, comes with the extra "course".
 
-    table: a row per photo, in the order of the pairs. Columns: id; those of SCORES, for the masks
+    columns: a value per photo, in the order of the pairs. Names: id; those of SCORES, for the masks
         `soft >= threshold` and `matte >= 0.5` (mae: soft and matte as they are); where asked for,
         those of SALIENCY and DIFFICULTIES, and hard (in which difficulties the photo is among the
         highest quarter); foreground_share; tp, fp, fn, tn; tags; milliseconds.
-    sweep: a row per threshold 0.01 ... 0.99, and the one asked for: the means of iou, dice, ...
+    sweep: a value per threshold 0.01 ... 0.99, and the one asked for. Names: threshold, and iou,
+        dice, ..., which are means over the photos.
     histogram: all pixels by probability and truth, see metrics.histogram.
     """
 
-    table: pd.DataFrame
-    sweep: pd.DataFrame
+    columns: dict[str, Any]
+    sweep: dict[str, np.ndarray]
     threshold: float
     histogram: np.ndarray
 
-    def summary(self, resamples: int = 2000) -> pd.DataFrame:
+    @property
+    def table(self) -> Any:
+        """A DataFrame with a row per photo, see `columns`."""
+        from pandas import DataFrame
+
+        texts = {key: self.columns[key] for key in ("id", "tags")}  # Arrow takes no stray bytes
+        for key, values in texts.items():
+            texts[key] = [text.encode(errors="backslashreplace").decode() for text in values]
+        return DataFrame(self.columns | texts)
+
+    def scores(self, resamples: int = 2000) -> dict[str, dict[str, float]]:
         """Means of all scores over the photos, and pooled scores, with their 95 % intervals.
 
-        Index: score, the columns of the table that are one, then pooled_iou, ..., in which every
-        pixel weighs alike. Columns: mean (of a pooled score, its value), low, high.
+        Keys: the columns that are a score, then pooled_iou, ..., in which every pixel weighs alike.
+        Values: mean (of a pooled score, its value), low, high.
         """
-        names = [name for name in (*SCORES, *SALIENCY) if name in self.table]
-        values = self.table[[*names, *COUNTS]].to_numpy(np.float64)
+        names = [name for name in (*SCORES, *SALIENCY) if name in self.columns]
+        values = np.array([self.columns[name] for name in (*names, *COUNTS)], np.float64).T
         sums = np.vstack([values.sum(axis=0), metrics.resampled_sums(values, resamples)])
         pooled = Counts(*sums.T[-4:])
-        found = pd.DataFrame(sums[:, : len(names)] / len(values), columns=names)
-        found = found.assign(**{f"pooled_{name}": getattr(pooled, name)() for name in COUNTED})
-        ends = found[1:].quantile([0.025, 0.975])
-        table = pd.DataFrame({"mean": found.loc[0], "low": ends.iloc[0], "high": ends.iloc[1]})
-        return table.rename_axis("score")
+        found = dict(zip(names, sums.T / len(values), strict=False))
+        found |= {f"pooled_{name}": getattr(pooled, name)() for name in COUNTED}
+        ends = {key: np.quantile(drawn[1:], [0.025, 0.975]) for key, drawn in found.items()}
+        return {
+            key: {"mean": float(found[key][0]), "low": float(low), "high": float(high)}
+            for key, (low, high) in ends.items()
+        }
+
+    def summary(self, resamples: int = 2000) -> Any:
+        """`scores` as a DataFrame. Index: score. Columns: mean, low, high."""
+        from pandas import DataFrame
+
+        return DataFrame(self.scores(resamples)).T.rename_axis("score")
 
 
 def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -> Evaluation:
@@ -105,17 +125,19 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
     counts = Counts(*np.stack(counts, axis=1))  # each (photos, thresholds)
     scores = {name: getattr(counts, name)() for name in COUNTED} | {"boundary_iou": np.stack(rims)}
     means = {name: values.mean(axis=0) for name, values in scores.items()}
-    sweep = pd.DataFrame({"threshold": thresholds} | means)
+    sweep = {"threshold": thresholds} | means
     threshold = best_threshold(sweep) if best else float(threshold)
     at = thresholds.searchsorted(threshold)
     scores |= counts._asdict()
-    table = pd.DataFrame(rows).assign(**{name: value[:, at] for name, value in scores.items()})
+    table = {name: [row[name] for row in rows] for name in rows[0]}
+    table |= {name: value[:, at] for name, value in scores.items()}
     if difficulty:
-        high = table[[*DIFFICULTIES]] > table[[*DIFFICULTIES]].quantile(0.75)
-        table["hard"] = [", ".join(high.columns[row]) for row in high.to_numpy()]
-    columns = ("id", *SCORES, *SALIENCY, *DIFFICULTIES, "hard", "foreground_share", *COUNTS)
-    table = table.reindex(columns=[c for c in (*columns, "tags", "milliseconds") if c in table])
-    return Evaluation(table, sweep, threshold, histogram)
+        values = np.array([table[name] for name in DIFFICULTIES])
+        high = (values > np.quantile(values, 0.75, axis=1, keepdims=True)).T
+        table["hard"] = [", ".join(compress(DIFFICULTIES, row)) for row in high]
+    names = ("id", *SCORES, *SALIENCY, *DIFFICULTIES, "hard", "foreground_share", *COUNTS)
+    columns = {name: table[name] for name in (*names, "tags", "milliseconds") if name in table}
+    return Evaluation(columns, sweep, threshold, histogram)
 
 
 def predict_pair(predictor: Any, pair: Pair) -> tuple:
@@ -154,10 +176,10 @@ def match_predictions(predictions: Path, masks: Path) -> list[Pair]:
     return pairs
 
 
-def best_threshold(sweep: pd.DataFrame, by: str = "iou") -> float:
+def best_threshold(sweep: Mapping[str, Any], by: str = "iou") -> float:
     """The threshold with the highest score; of several equal ones the one nearest to 0.5."""
-    best = sweep.loc[sweep[by] == sweep[by].max(), "threshold"]
-    return float(best.loc[(best - 0.5).abs().idxmin()])
+    best = np.asarray(sweep["threshold"])[sweep[by] == np.max(sweep[by])]
+    return float(min(best, key=lambda one: abs(one - 0.5)))
 
 
 def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
@@ -203,29 +225,36 @@ def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
     }
 
 
-def compare(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
+def ranked(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     """Which network is the best, and is it better or was it luck? Of measurements, by name, on the
     same photos and in the same order.
 
-    A row per network, the highest mean IoU first. Columns: name; iou with iou_low and iou_high (the
+    A row per network, the highest mean IoU first. Keys: name; iou with iou_low and iou_high (the
     95 % interval), dice, boundary_iou, mae; lead (mean IoU of the best less this one's) with
     lead_low and lead_high, of the paired bootstrap; best_is ("better" where this interval lies
     above 0, else "cannot tell"); best_threshold; calibration_error; milliseconds (median).
     """
-    order = sorted(evaluations.items(), key=lambda item: -item[1].table["iou"].mean())
-    best, rows = order[0][1].table["iou"], []
+    order = sorted(evaluations.items(), key=lambda item: -np.mean(item[1].columns["iou"]))
+    best, rows = order[0][1].columns["iou"], []
     for name, one in order:
-        scores, iou = one.summary(), one.table["iou"]
-        mean, low, high = scores.loc["iou"]
+        scores, iou = one.scores(), one.columns["iou"]
+        mean, low, high = scores["iou"].values()
         row = {"name": name, "iou": mean, "iou_low": low, "iou_high": high}
-        row |= scores["mean"][["dice", "boundary_iou", "mae"]]
+        row |= {key: scores[key]["mean"] for key in ("dice", "boundary_iou", "mae")}
         row["lead"], row["lead_low"], row["lead_high"], _ = metrics.paired(iou, best)
         sure = row["lead_low"] > 0 and len(best) > 1  # of one photo there is nothing to draw from
         row["best_is"] = "better" if sure else "cannot tell" if rows else "the best"
         row["best_threshold"] = best_threshold(one.sweep)
         row["calibration_error"] = metrics.reliability(one.histogram)[1]
-        rows.append(row | {"milliseconds": one.table["milliseconds"].median()})
-    return pd.DataFrame(rows)
+        rows.append(row | {"milliseconds": float(np.median(one.columns["milliseconds"]))})
+    return rows
+
+
+def compare(evaluations: Mapping[str, Evaluation]) -> Any:
+    """`ranked` as a DataFrame."""
+    from pandas import DataFrame
+
+    return DataFrame(ranked(evaluations))
 
 
 def find_models(places: Sequence[str | Path] = ()) -> dict[str, Path]:

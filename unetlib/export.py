@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from unetlib.paths import whole
 from unetlib.pretrained import NETWORKS
 
 FORMAT = "unetlib-onnx"
+CUDA = "CUDAExecutionProvider"
 
 
 class OnnxNetwork:
@@ -24,26 +26,34 @@ class OnnxNetwork:
 
     threads: cores, None: all. Safe to call from several threads. Other programs' files work too if
     they map an input (N, 3, H, W) to probabilities (N, 1, h, w); their normalisation is ImageNet's,
-    or known by `pretrained`. It runs on CPUs. Raises CheckpointError; ValueError for another
-    device than "auto" or "cpu", and when called: for a size that it cannot take.
+    or known by `pretrained`. device: "auto" is the CPU; "cuda" and "cuda:1" need onnxruntime-gpu.
+    Raises CheckpointError; ValueError for another device, RuntimeError for one that is not there;
+    when called, ValueError for a size that it cannot take.
     """
 
     def __init__(self, path: str | Path, device: Any = "auto", threads: int | None = None):
         import onnxruntime
 
-        self.path, self.runs_on = Path(path), "cpu (ONNX Runtime)"
-        if str(device).lower() not in ("auto", "cpu"):
-            raise ValueError(f"device {device}: {path} runs on the CPU, a training's .pth on GPUs")
+        place = re.fullmatch(r"auto|cpu|(cuda)(?::(\d+))?", str(device).strip().lower())
+        if not place:
+            raise ValueError(f"device {device}: {path} runs on cpu or cuda (ONNX Runtime)")
+        self.path, self.runs_on = Path(path), f"{place[1] and place[0] or 'cpu'} (ONNX Runtime)"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4  # its errors are raised as well
         options.add_session_config_entry("session.force_spinning_stop", "1")  # cores are left free
         providers = ["CPUExecutionProvider"]
+        if place[1] and CUDA in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()  # of pip's packages of CUDA and cuDNN
+            providers.insert(0, (CUDA, {"device_id": int(place[2] or 0)}))
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no class in common
             why = " ".join(str(error).split())
             raise CheckpointError(f"{path} is damaged, or no ONNX file: {why:.400}") from error
+        if place[1] and self.session.get_providers()[0] != CUDA:  # it would go on without a word
+            why = 'ONNX Runtime cannot use one here. It takes "unetlib[gpu]", see the README'
+            raise RuntimeError(f"device {device} was asked for, but {why}")
         ends = [*self.session.get_inputs(), self.session.get_outputs()[0]]
         self.input, self.output = ends[0].name, ends[-1].name
         shapes = [[n if isinstance(n, int) else None for n in one.shape] for one in ends]
@@ -91,13 +101,13 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     photos of the train set (Jacob et al., CVPR 2018).
 
     Raises CheckpointError, ValueError for another precision or int8 without photos, ImportError
-    without the extra "onnx", OSError.
+    without the extra "course", OSError.
     """
     if precision not in EXPORTED:
         raise ValueError(f"precision {precision!r}: there are {', '.join(EXPORTED)}")
     if precision == "int8" and not len(calibration):
         raise ValueError("int8 is calibrated on photos of the train set: --source names them")
-    need("onnx", "onnxscript", extra="onnx")
+    need("onnx", "onnxscript", extra="course")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ class Predictor:
                 one = pretrained.find(one)
                 known = pretrained.NETWORKS.get(pretrained.name_of(one))
                 self.flip |= flip is None and known is not None and known.flip
-                twin = one.with_suffix(".pth")  # the same weights for PyTorch, which runs on GPUs
-                one = twin if str(device) not in ("auto", "cpu") and twin.is_file() else one
+                twin = one.with_suffix(".pth")  # the same weights for PyTorch, the first on GPUs
+                if str(device) not in ("auto", "cpu") and twin.is_file() and find_spec("torch"):
+                    one = twin
                 kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
             self.networks.append(kind(one, device, threads))
         self.preprocess = self.networks[0].preprocess

@@ -1,17 +1,20 @@
 """Video or animated GIF -> the same over another background, or transparent; frames stream through.
 
 ffmpeg decodes -> network, in small batches -> masks steadied over time -> cut_out -> over a
-background -> ffmpeg encodes. ffmpeg is the program that imageio-ffmpeg brings.
+background -> ffmpeg encodes. ffmpeg is the program that imageio-ffmpeg brings (the extra "video"),
+or else the one on the PATH.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import groupby, islice, takewhile
 from math import gcd
 from pathlib import Path
@@ -22,6 +25,7 @@ from PIL import Image, ImageSequence
 from tqdm import tqdm
 
 from unetlib.cutting import Background, Recipe
+from unetlib.errors import need
 from unetlib.matting import composite, cut_out, fit_cover
 from unetlib.paths import find_input, whole
 from unetlib.predict import Predictor, resize_soft
@@ -229,9 +233,13 @@ class FFmpeg(subprocess.Popen):
     """A running ffmpeg, which ends with the `with` block, whatever happens there."""
 
     def __init__(self, arguments: list[str], level: str = "error", **pipes):
-        from imageio_ffmpeg import get_ffmpeg_exe
+        program = None if find_spec("imageio_ffmpeg") else shutil.which("ffmpeg")
+        if not program:
+            need("imageio_ffmpeg", extra="video")
+            from imageio_ffmpeg import get_ffmpeg_exe
 
-        command = [get_ffmpeg_exe(), "-hide_banner", "-nostats", "-v", f"level+{level}", *arguments]
+            program = get_ffmpeg_exe()
+        command = [program, "-hide_banner", "-nostats", "-v", f"level+{level}", *arguments]
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads blocks
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | pipes
         # In a group of its own: Ctrl-C reaches it through us, or a half video could pass for whole.

@@ -15,8 +15,9 @@ from unetlib.app.evaluate import evaluate
 from unetlib.app.export import export
 from unetlib.app.grade import grade
 from unetlib.app.run import run
+from unetlib.app.serve import app as web_app
+from unetlib.app.serve import serve
 from unetlib.app.train import train
-from unetlib.app.web import app as web_app
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,7 @@ def app() -> None:
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
 
 
-for command in (check, cut, evaluate, export, grade, prepare, run, train, web_app):
+for command in (check, cut, evaluate, export, grade, prepare, run, serve, train, web_app):
     app.add_command(command)
 
 

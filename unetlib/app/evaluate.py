@@ -1,6 +1,8 @@
 """The command `unetlib evaluate`: on which photos, the numbers, and a page about them."""
 
+import csv
 import html
+import io
 import json
 import re
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
+from unetlib.errors import need
 from unetlib.paths import find_input, resolve, typed, write_whole
 
 FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
@@ -50,7 +53,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
-    from unetlib.evaluate import find_models, match_predictions, measure
+    from unetlib.evaluate import find_models, match_predictions, measure, ranked
     from unetlib.predict import Predictor
 
     if predictions:
@@ -80,10 +83,18 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         raise next(iter(failed.values()))
     notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
     notes += [f"{name} failed: {str(e) or 'out of memory'}" for name, e in failed.items()]
-    for part in write(folder, found, list(dict.fromkeys(notes)), predictors, pairs):
-        text = part if isinstance(part, str) else part.to_string(na_rep="–", float_format="%.3f")
-        click.echo(html.unescape(re.sub("</?code>|#+ ", "", text)))
-    click.echo(f"written to {folder}: {', '.join(FILES)}")
+    said, files = write(folder, found, list(dict.fromkeys(notes))), [*FILES]
+    for part in said:
+        plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
+        click.echo(html.unescape(plain))
+    top = ranked(found)[0]["name"]
+    title = f"Evaluation: {', '.join(found)}"
+    try:
+        draw(folder / files[0], said, found[top], predictors[top], pairs, title)
+    except ImportError as error:  # the base installation measures the same
+        (folder / files.pop(0)).unlink(missing_ok=True)  # an earlier one
+        click.echo(f"no page: {error}")
+    click.echo(f"written to {folder}: {', '.join(files)}")
     sys.exit(1 if failed else 0)
 
 
@@ -91,13 +102,14 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
     """(pairs, notes on them): the val photos, or all, of `source`. Without it they are those of the
     training of the network (its file, or the .pth beside it, tells), divided as then."""
     from unetlib.app.train import TrainOptions
-    from unetlib.checkpoint import load_checkpoint
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
     how = asdict(TrainOptions(source=source or "synthetic"))
     try:
         if not source:
+            from unetlib.checkpoint import load_checkpoint  # needs PyTorch
+
             path = network.with_suffix(".pth") if is_exported(network) else network
             how |= load_checkpoint(path).extra
         if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
@@ -115,52 +127,85 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
     return pairs, notes + data.describe().split("\n")[1:]
 
 
-def write(folder: Path, found: dict, notes: list[str], predictors: dict, pairs: list) -> list:
-    """The three files about `found`. Returns the texts and tables that the terminal shows, too."""
+def write(folder: Path, found: dict, notes: list[str]) -> list:
+    """The .csv and metrics.json about `found`. Returns the texts and tables, which are lists of
+    rows, that the terminal and the page show."""
+    import numpy as np
+
+    from unetlib.app.pages import code
+    from unetlib.evaluate import DIFFICULTIES, ranked
+    from unetlib.metrics import SALIENCY, SCORES
+
+    board, known = ranked(found), SCORES | SALIENCY
+    summaries = {name: one.scores() for name, one in found.items()}
+    for row in (*board, *(score for scores in summaries.values() for score in scores.values())):
+        row |= {key: None for key, value in row.items() if value != value}  # JSON has no NaN
+    record = {"notes": notes, "networks": board, "scores": summaries}
+    write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
+    lines = csv.writer(text := io.StringIO(), lineterminator="\n")
+    lines.writerow(["model", *next(iter(found.values())).columns])
+    for name, one in found.items():
+        for row in zip(*one.columns.values(), strict=True):
+            lines.writerow([name, *("" if value != value else value for value in row)])
+    write_whole(folder / FILES[1], text.getvalue().encode(errors="backslashreplace"))
+
+    name, best, error = (board[0][key] for key in ("name", "best_threshold", "calibration_error"))
+    one, scores = found[name], summaries[name]
+    said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
+    if len(found) > 1:
+        said += ["## Which is the best, and is it better or was it luck?", board]
+    said += [f"## Scores of {code(name)} at threshold {one.threshold:g}"]
+    said += [[{"score": known[key].label} | scores[key] for key in known if key in scores]]
+    said += [f"Best threshold {best:g} (by IoU), calibration error {error:.3f}"]
+    if "hard" in one.columns:
+        iou, rows = np.asarray(one.columns["iou"]), []
+        for key in DIFFICULTIES:
+            values = np.asarray(one.columns[key])
+            part = np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75]), right=True)
+            means = {str(n + 1): iou[part == n].mean() for n in range(4) if n in part}
+            rows.append({"quarter": key} | dict.fromkeys("1234") | means)
+        said += ["## IoU from the easiest quarter of photos to the hardest", rows]
+    return said
+
+
+def as_text(rows: list[dict]) -> str:
+    """A table for the terminal: names to the left, numbers to the right, with three digits."""
+    cells = [[*rows[0]]]
+    for row in rows:
+        plain = ("–" if value is None else value for value in row.values())
+        cells.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in plain])
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ([*map(str.rjust, line, wide)] for line in cells)
+    return "\n".join(" ".join([line[0].strip().ljust(wide[0]), *line[1:]]) for line in padded)
+
+
+def draw(page: Path, said: list, one, predictor, pairs: list, title: str) -> None:
+    """The page: what is said, and of one network the worst and the best photos, with pictures.
+    Raises ImportError without the extra "course"."""
+    need("nbconvert", "pandas", extra="course")
     import numpy as np
     import pandas as pd
 
-    from unetlib.app.pages import code, write_page
+    from unetlib.app.pages import write_page
     from unetlib.data.images import fit_within, resize
-    from unetlib.evaluate import DIFFICULTIES, compare, predict_pair
+    from unetlib.evaluate import predict_pair
     from unetlib.metrics import SALIENCY, SCORES
     from unetlib.plots import contact_sheet, error_map
 
-    board, known = compare(found), SCORES | SALIENCY
-    summaries = {name: one.summary() for name, one in found.items()}
-    record = {"notes": notes, "networks": json.loads(board.to_json(orient="records"))}
-    record["scores"] = {n: json.loads(t.to_json(orient="index")) for n, t in summaries.items()}
-    write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
-    rows = pd.concat({name: one.table for name, one in found.items()}, names=["model"])
-    csv = rows.droplevel(1).to_csv()
-    write_whole(folder / FILES[1], csv.encode(errors="backslashreplace"))
-
-    top = next(board.itertuples())
-    one, table = found[top.name], found[top.name].table.set_index("id").sort_values("iou")
-    scores = summaries[top.name].filter([*known], axis=0).rename(lambda key: known[key].label)
-    said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
-    if len(found) > 1:
-        said += ["## Which is the best, and is it better or was it luck?", board.set_index("name")]
-    said += [f"## Scores of {code(top.name)} at threshold {one.threshold:g}", scores]
-    best, error = top.best_threshold, top.calibration_error
-    said += [f"Best threshold {best:g} (by IoU), calibration error {error:.3f}"]
-    if "hard" in table:
-        quarters = np.ceil(4 * table[[*DIFFICULTIES]].rank(pct=True)).astype(int)
-        means = {key: table["iou"].groupby(quarters[key]).mean() for key in DIFFICULTIES}
-        said += ["## IoU from the easiest quarter of photos to the hardest", pd.DataFrame(means).T]
-
+    tables = [p if isinstance(p, str) else pd.DataFrame(p).set_index([*p[0]][0]) for p in said]
+    table, known = one.table.set_index("id").sort_values("iou"), SCORES | SALIENCY
     shown, files = [], {pair.id: pair for pair in pairs}
-    for id, iou in table["iou"].drop(table.index[WORST:-BEST]).items():
-        pictures = predict_pair(predictors[top.name], files[id])[:3]
+    order = np.argsort(one.columns["iou"], kind="stable").tolist()
+    for n in order[:WORST] + order[WORST:][-BEST:]:
+        id, iou = (one.columns[key][n] for key in ("id", "iou"))
+        pictures = predict_pair(predictor, files[id])[:3]
         photo, matte, soft = (resize(p, fit_within(p.shape[:2], SHOWN_SIDE)) for p in pictures)
         errors = error_map(matte >= 0.5, soft >= one.threshold)
-        title = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
-        titles = title, "truth", "soft prediction", "orange: false positive, blue: missed"
+        about = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
+        titles = about, "truth", "soft prediction", "orange: false positive, blue: missed"
         shown += zip(titles, (photo, matte, soft, errors), strict=True)
-    levels = one.sweep[one.sweep["threshold"].isin(np.arange(1, 10) / 10)].set_index("threshold")
+    levels = pd.DataFrame(one.sweep).set_index("threshold").filter(np.arange(1, 10) / 10, axis=0)
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
     worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
-    parts = [*said, levels, "## The worst and the best", contact_sheet(shown, 4)]
-    parts += [worst, legend]
-    write_page(folder / FILES[0], f"Evaluation: {', '.join(found)}", parts)
-    return said
+    parts = [*tables, levels, "## The worst and the best", contact_sheet(shown, 4), worst, legend]
+    write_page(page, title, parts)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unetlib.errors import need
 from unetlib.paths import write_whole
 
 TEMPLATES = str(Path(__file__).with_name("templates"))
@@ -26,7 +27,9 @@ def code(text: Any) -> str:
 
 def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
     """Writes a page of text (Markdown), tables (pandas), pictures (PIL) and executed
-    notebooks, of which text and outputs are shown, without the code. Returns the path."""
+    notebooks, of which text and outputs are shown, without the code. Returns the path. Raises
+    ImportError without the extra "course"."""
+    need("nbconvert", extra="course")
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output

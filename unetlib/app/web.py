@@ -1,19 +1,18 @@
-"""The web app: photos in, cut-outs out. `build_page` makes the page, `unetlib app` serves it."""
+"""The page in the browser: photos in, cut-outs out. `server` serves it, notebooks show it."""
 
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
-import click
-
-from unetlib.app import Command
-from unetlib.errors import need
+from unetlib.errors import hint, need
 from unetlib.paths import resolve
 
 PHOTO_MB, MEGAPIXELS, KEPT = 30, 50, 1800  # of a photo; seconds that files are kept
@@ -22,30 +21,42 @@ EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "
 ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
 
 
-@click.command("app", cls=Command, short_help="The web page for cutting out photos.")
-@click.option("--network", "--checkpoint", default="people", help="A name or a file [people].")
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 lets others in, without a password.")
-@click.option("--port", type=click.IntRange(0, 65535), help="[a free one]")
-@click.option("--browser/--no-browser", default=True, help="Open the page [yes].")
-def app(network, host, port, browser) -> None:
-    """Serve the page until Ctrl-C. Photos stay on this machine, for half an hour."""
-    page = build_page(network)
-    where = {"server_name": host, "server_port": port or None, "inbrowser": browser}
-    how = {"max_file_size": f"{PHOTO_MB}mb", "footer_links": [], "quiet": True}
-    address = page.launch(prevent_thread_lock=True, **where, **how)[1]
-    click.echo(f"The app: {address} (Ctrl-C ends it)")
-    page.block_thread()
-
-
 @lru_cache(4)
-def _predictor(network: str):
+def _predictor(network, device: str = "auto"):
     from unetlib.predict import Predictor
 
-    return Predictor(network)
+    return network if isinstance(network, Predictor) else Predictor(network, device)
+
+
+class Networks:
+    """The networks that are on this machine, by name: `default`, which may be a file, the shipped
+    and downloaded ones, and your own. Nothing is downloaded but the default."""
+
+    def __init__(self, default: str = "people", device: str = "auto"):
+        from unetlib.pretrained import NETWORKS
+
+        self.default, self.device, self.loading = Path(default).name, device, Lock()
+        self.files = {self.default: default}
+        for name, one in NETWORKS.items():
+            whole = one.path.is_file() and one.bytes in (0, one.path.stat().st_size)
+            if whole and one.path.suffix == ".onnx":
+                self.files[name] = name
+        for path in resolve("outputs/checkpoints").glob("*.onnx"):
+            self.files.setdefault(path.name, str(path))
+
+    def load(self, name: str | None = None):
+        """The `Predictor` of a name, None: the default; each is loaded once. Raises ValueError for
+        a name that is not here, and what `Predictor` raises."""
+        name = name or self.default
+        if name not in self.files:
+            known = f"There are {', '.join(self.files)}"
+            raise ValueError(f"network {name!r} is not here.{hint(name, self.files)} {known}")
+        with self.loading:
+            return _predictor(self.files[name], self.device)
 
 
 @lru_cache(8)
-def _predicted(path: str, network: str, size: int | None, side: int):
+def _predicted(path: str, network, size: int | None, side: int):
     """An upload as (photo, soft mask), of at most `side` pixels: what takes long."""
     from unetlib.data.images import ImageError, fit_within, image_size, open_photo, resize
 
@@ -60,18 +71,21 @@ def _predicted(path: str, network: str, size: int | None, side: int):
 
 def cut_upload(side, path, network, size, threshold, refine, ground, color, behind):
     """A `Cut` with the page's settings, as `cut_photo` makes it of a photo of `side` pixels."""
-    from unetlib.cutting import Cut, Recipe
+    from unetlib.cutting import Cut, Recipe, read_background
     from unetlib.matting import cut_out
 
     photo, soft = _predicted(path, network, size or None, side)
     ground = {"colour": color, "picture": behind}.get(ground, ground)
-    recipe = Recipe(threshold, refine, background=ground)
+    behind = read_background(ground, files=ground == behind)  # no other file of this machine
+    recipe = Recipe(threshold, refine, background=behind)
     return Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
 
 
-def preview(path: str | None, network: str, size: int, *settings):
-    """What the page shows of a photo: (photo, cut-out), soft mask, piece of the edge, text. It
-    works on a copy of SHOWN pixels; the files of the full size are made on request."""
+def preview(path: str | None, network, size: int, *settings):
+    """What the page shows of a photo: (photo, cut-out), soft mask, piece of the edge, text.
+
+    `network`: a `Predictor`, or what one is made of. It works on a copy of SHOWN pixels; the files
+    of the full size are made on request."""
     import cv2
     import numpy as np
 
@@ -105,21 +119,20 @@ def make_files(folder: str, paths: list[str], *settings) -> list[str]:
     return [str(file) for file in files]
 
 
-def build_page(network: str = "people"):
+def build_page(network: "str | Networks" = "people", run: Callable | None = None):
     """The page as `gradio.Blocks`. `network`: the one that is chosen at the start; the others that
-    are here can be chosen too. Raises what `Predictor` raises, and ImportError without Gradio."""
-    need("gradio", extra="app")
-    _predictor(network)  # what cannot be used is said here, not to the visitors
+    are here can be chosen too. `run(function, *args)` does what takes long, None: at once. Raises
+    what `Predictor` raises, and ImportError without Gradio."""
+    need("gradio", extra="serve")
+    networks = network if isinstance(network, Networks) else Networks(network)
+    networks.load()  # what cannot be used is said here, not to the visitors
+    run = run or (lambda function, *args: function(*args))
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
     from gradio.utils import get_upload_folder
 
     from unetlib.data.images import SUFFIXES
-    from unetlib.pretrained import NETWORKS
 
-    here = [n for n, one in NETWORKS.items() if one.path.suffix == ".onnx" and one.path.is_file()]
-    own = map(str, resolve("outputs/checkpoints").glob("*.onnx"))
-    networks = list(dict.fromkeys([network, *here, *own]))
     videos = sorted(resolve("outputs").glob("**/videos/*.mp4"))
     skimage = find_spec("skimage")
     example = skimage and Path(skimage.origin).with_name("data") / "astronaut.png"
@@ -142,9 +155,14 @@ def build_page(network: str = "people"):
         choices = [(Path(path).name, path) for path in paths or []] + examples
         return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 
-    def make(paths, path, *rest):
+    def show(path, name, *rest):
+        with told():
+            return run(preview, path, networks.load(name), *rest)
+
+    def make(paths, path, name, *rest):
         with told(), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
-            yield gr.File(make_files(folder, paths or [path], *rest), visible=True)
+            files = run(make_files, folder, paths or [path], networks.load(name), *rest)
+            yield gr.File(files, visible=True)
 
     with gr.Blocks(title="Cut out people", delete_cache=(60, KEPT)) as page:
         gr.Markdown(f"# Cut out people\n{ABOUT}")
@@ -160,7 +178,7 @@ def build_page(network: str = "people"):
                 color = gr.ColorPicker("#0a4678", label="Colour", visible=False)
                 behind = gr.File(label="Picture", visible=False, **kinds)
                 with gr.Accordion("More settings", open=False):
-                    chosen = gr.Dropdown(networks, value=network, label="Network")
+                    chosen = gr.Dropdown([*networks.files], label="Network")
                     size = gr.Slider(0, 512, 0, step=32, label="Working size, 0: as trained")
             with gr.Column(scale=3, min_width=320):
                 compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, format="jpeg")
@@ -178,7 +196,7 @@ def build_page(network: str = "people"):
         settings = [photo, chosen, size, threshold, refine, ground, color, behind]
         changes = [page.load, *(one.change for one in settings)]
         shown = [compare, soft, edge, text]
-        gr.on(changes, told()(preview), settings, shown, trigger_mode="always_last")
+        gr.on(changes, show, settings, shown, trigger_mode="always_last")
         gr.on(changes, lambda: gr.File(visible=False), None, made)
         uploads.change(receive, uploads, photo)
         ground.change(lambda g: gr.File(visible=g == "picture"), ground, behind)

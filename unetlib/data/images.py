@@ -33,6 +33,10 @@ class ImageError(ValueError):
     """A file that cannot be used as an image or mask; the message names the file."""
 
 
+class TooLarge(ImageError):
+    """It has more than MAX_PIXELS by its header."""
+
+
 @dataclass(frozen=True)
 class Photo:
     """rgb: uint8 (H, W, 3), upright, transparent parts white. alpha: uint8 (H, W), None where it is
@@ -214,7 +218,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
         readable = FORMATS & Image.OPEN.keys()
         image = source if isinstance(source, Image.Image) else Image.open(file, formats=[*readable])
         if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels")
+            raise TooLarge(f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels")
         yield image
     except UnidentifiedImageError as error:
         file.seek(0)
@@ -225,7 +229,7 @@ def opened(source: Any) -> Iterator[Image.Image]:
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         if isinstance(error, ImageError):
-            raise ImageError(f"{place}{error}") from error
+            raise type(error)(f"{place}{error}") from error
         if getattr(error, "errno", None) is not None:
             raise
         try:  # decoders that get too little of it call the file damaged

@@ -1,0 +1,597 @@
+"""The server: photos come over HTTP, their cut-outs go back; the page for people is at /.
+
+The way of a request: `Front` (its id, its key, a place in the queue, limits, time, log) -> a route
+-> a thread of the pool (decode, predict, encode) -> the answer, and its place is free again.
+"""
+
+import asyncio
+import ctypes
+import hmac
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import webbrowser
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+import prometheus_client as prometheus
+import psutil
+import uvicorn
+import yaml
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import UnidentifiedImageError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, YamlConfigSettingsSource
+from starlette.formparsers import MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from unetlib import __version__
+from unetlib.app.web import Networks, build_page
+from unetlib.cutting import Background, Recipe, cut_photo, read_background
+from unetlib.data.images import ImageError, TooLarge, image_size, load_image
+from unetlib.errors import hint, need
+from unetlib.matting import REFINEMENTS
+from unetlib.paths import find_input
+from unetlib.pretrained import NETWORKS
+
+PREFIX = "UNETLIB_SERVE_"
+PHOTO = {"/remove-background", "/batch-remove-background", "/api/remove"}  # POST; others are GET
+OPEN = {"/health", "/docs", "/openapi.json"}  # without a key; the page has a login of its own
+ROUTES = PHOTO | OPEN | {"/model-info", "/metrics"}
+KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
+DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+log = logging.getLogger("unetlib.serve")
+requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
+errors = prometheus.Counter("unetlib_errors", "Requests and photos refused.", ["error"])
+seconds = prometheus.Histogram("unetlib_seconds", "Time of requests.", ["route"])
+pixels = prometheus.Counter("unetlib_pixels", "Pixels of the photos cut out.")
+running = prometheus.Gauge("unetlib_running", "Requests that a thread works for.")
+waiting = prometheus.Gauge("unetlib_waiting", "Requests that are sent or wait for a thread.")
+MultiPartParser.spool_max_size = 0  # no upload is written to a disk: Front limits what is held
+
+
+class Settings(BaseSettings, extra="forbid", coerce_numbers_to_str=True):
+    """The options of `unetlib serve`, keys of its file, and names in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+    network: str = Field("people", min_length=1, description="A name or a file")
+    device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:1 or mps")
+    host: str = Field("127.0.0.1", min_length=1, description="0.0.0.0 lets others in")
+    port: int = Field(8000, ge=0, le=65535, description="0: a free one")
+    workers: int = Field(os.cpu_count() or 1, ge=1, description="Photos in work at a time")
+    queue: int = Field(32, ge=0, description="Requests that may wait, more get a 503")
+    seconds: float = Field(60, gt=0, description="Of a request, a longer one gets a 504")
+    upload_mb: float = Field(30, gt=0, description="Of a photo, a larger one gets a 413")
+    megapixels: float = Field(50, gt=0, description="Of a photo, a larger one gets a 413")
+    buffer_mb: float = Field(500, gt=0, description="Of all uploads in memory, more get a 503")
+    files: int = Field(10, ge=1, description="Photos of a batch")
+    api_key: SecretStr | None = Field(None, min_length=1, description="Else everybody may ask")
+    cors: str = Field("", description="Origins whose pages may ask, with commas; * for all")
+    page: bool = Field(True, description="Show the page at /")
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def read_settings(config: str | None = None, given: dict | None = None) -> Settings:
+    """Settings from `given`, else the environment, else a file (YAML, of which JSON is a part).
+    Raises ValueError for a name that is none, naming the nearest, and for a wrong value."""
+    known, places = Settings.model_fields, ("serve.yaml", "serve.json")
+    for name in os.environ:
+        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known:
+            near = hint(name, [PREFIX + one.upper() for one in known])
+            raise ValueError(f"environment variable {name}: there is no such setting.{near}")
+    found = find_input(config) if config else next(filter(os.path.isfile, places), None)
+    try:
+        return type("Found", (Settings,), {}, yaml_file=found)(**(given or {}))
+    except ValidationError as error:
+        name, text = first_of(error, known)
+        raise ValueError(f"setting {name}: {text}") from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{found}: lines as `port: 8000` are expected (YAML): {what}") from error
+
+
+def first_of(error: ValidationError, known) -> tuple[str, str]:
+    """The name that pydantic complains of first, and why; without the value, which may be a key."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return name, f"there is none of this name.{hint(name, known)} There are {', '.join(known)}"
+    return name, first["msg"]
+
+
+class Refused(Exception):
+    """A request that gets an error: its HTTP status, a word for programs, a sentence."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def refusal(error: Exception) -> Refused:
+    """What a client is told of an error, which is counted."""
+    status, code, text = 500, "unexpected", "the server's log says more"
+    match error:
+        case Refused():
+            status, code, text = error.status, error.code, str(error)
+        case HTTPException():
+            status, code, text = error.status_code, "bad_request", error.detail
+        case ConnectionError() | ClientDisconnect():
+            status, code = 499, "client_gone"
+        case ValidationError():
+            status, code = 422, "bad_parameter"
+            text = "{}: {}".format(*first_of(error, Parameters.model_fields))
+        case TooLarge():
+            status, code, text = 413, "too_many_pixels", str(error)
+        case ImageError(__cause__=UnidentifiedImageError()):
+            status, code, text = 415, "not_an_image", str(error)
+        case ImageError():
+            status, code, text = 422, "broken_image", str(error)
+        case ValueError() | ImportError():
+            status, code, text = 422, "bad_parameter", str(error)
+        case MemoryError():
+            status, code, text = 503, "no_memory", "out of memory"
+        case _:
+            log.error("unexpected", exc_info=error)
+    errors.labels(code).inc()
+    return Refused(status, code, text)
+
+
+@dataclass(eq=False)
+class Job:
+    """A request, from its first byte to the last of its answer."""
+
+    id: str
+    held: int = 0  # bytes of its body
+    unread: bool = True  # there is more of it
+    gone: bool = False  # nobody waits for it any more
+    future: Future = field(default_factory=Future)  # of what a thread does for it
+
+
+class Front:
+    """What every request passes, as ASGI middleware before `app`; the jobs and their threads."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.stopping, self.jobs, self.app = settings, False, set(), None
+        self.pool = ThreadPoolExecutor(settings.workers, "cut")
+        self.networks = Networks(settings.network, settings.device)
+        self.networks.load().predict(np.zeros((64, 64, 3), np.uint8))  # warm, and known to work
+        running.set_function(lambda: sum(job.future.running() for job in self.jobs))
+        waiting.set_function(lambda: sum(not job.future.running() for job in self.jobs))
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        start, request = time.perf_counter(), Request(scope)
+        route = scope["path"] if scope["path"] in ROUTES else "page"  # whose addresses name files
+        given = request.headers.get("x-request-id", "")
+        job = Job(given if re.fullmatch(r"[\w.-]{1,64}", given) else uuid4().hex)
+        answer = {"status": 499, "bytes": 0}  # 499: the client went away before it
+
+        async def hear():
+            message = await receive()
+            job.held += len(message.get("body", b""))
+            job.unread = message.get("more_body", False)
+            if job in self.jobs:
+                self.check(scope["path"], job.held)
+            return message
+
+        async def tell(message):
+            if message["type"] == "http.response.start":
+                answer["status"] = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", job.id.encode())]
+            answer["bytes"] += len(message.get("body", b""))
+            await send(message)
+
+        async def drain():
+            while job.unread:
+                job.unread = (await receive()).get("more_body", False)
+
+        scope["state"] = {"job": job, "drain": drain}
+        try:
+            self.admit(route, request)
+            async with self.place(route, request, job):
+                await self.app(scope, hear, tell)
+        except asyncio.CancelledError:
+            if not self.stopping:
+                raise
+        except Exception as error:
+            if answer["status"] == 499:  # else it was answered, or an answer has begun
+                await (await self.answer(request, error))(scope, receive, tell)
+        finally:
+            took = time.perf_counter() - start
+            requests.labels(route, answer["status"]).inc()
+            seconds.labels(route).observe(took)
+            facts = {"id": job.id, "client": request.client and request.client.host}
+            facts |= {"method": scope["method"], "route": route, **answer, "received": job.held}
+            log.info("request", extra={"facts": facts | {"ms": round(1000 * took, 1)}})
+
+    async def answer(self, request: Request, error: Exception) -> JSONResponse:
+        """An error in the form that all have. The rest of the request is thrown away first, or its
+        client would not read the answer; but not for long."""
+        refused, job = refusal(error), request.state.job
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await request.state.drain()
+        headers = HEADERS.get(refused.status, {}) | ({"Connection": "close"} if job.unread else {})
+        body = {"error": refused.code, "message": str(refused), "request_id": job.id}
+        return JSONResponse(body, refused.status, headers)
+
+    def admit(self, route: str, request: Request) -> None:
+        """Raises Refused for a wrong method and for a key that is missing or wrong."""
+        if route != "page" and request.method not in (
+            ("POST",) if route in PHOTO else ("GET", "HEAD")
+        ):
+            raise Refused(405, "method", f"{route} has no {request.method}")
+        if (key := self.settings.api_key) and route in ROUTES - OPEN:
+            bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+            given = request.headers.get("x-api-key", bearer).encode()
+            if not hmac.compare_digest(given, key.get_secret_value().encode()):
+                raise Refused(401, "key", "a key is needed: X-API-Key or Authorization: Bearer")
+
+    def check(self, path: str, size: int) -> None:
+        """Raises Refused where a request, or all of them, are too large."""
+        most = self.settings.upload_mb * (self.settings.files if "batch" in path else 1)
+        if size > 1e6 * most:
+            raise Refused(413, "upload_too_large", f"more than {most:g} MB")
+        if sum(job.held for job in self.jobs) > 1e6 * self.settings.buffer_mb:
+            raise Refused(503, "queue_full", "too many uploads are waiting")
+
+    @asynccontextmanager
+    async def place(self, route: str, request: Request, job: Job):
+        """A place in the queue, for those who send photos. It is free when the answer was sent, and
+        no thread works for it any more: one that took too long goes on, as it cannot be stopped."""
+        if route not in PHOTO:
+            yield
+            return
+        if self.stopping or len(self.jobs) >= self.settings.workers + self.settings.queue:
+            why = "stopping" if self.stopping else "queue_full"
+            raise Refused(503, why, "no more photos are taken at the moment")
+        self.jobs.add(job)
+        try:
+            self.check(route, int(request.headers.get("content-length", 0)))
+            async with asyncio.timeout(self.settings.seconds):
+                yield
+        except TimeoutError:
+            raise Refused(504, "time", f"it took over {self.settings.seconds:g} seconds") from None
+        finally:
+            job.gone, loop = True, asyncio.get_running_loop()
+            job.future.cancel()
+            job.future.add_done_callback(
+                lambda _: loop.call_soon_threadsafe(self.jobs.discard, job)
+            )
+
+    async def work(self, request: Request, function, *args):
+        """function(job, *args) in a thread of the pool, unless the client goes away before."""
+        job = request.state.job
+        if self.stopping:
+            raise Refused(503, "stopping", "this server is being stopped")
+        job.future = self.pool.submit(function, job, *args)
+        done = asyncio.wrap_future(job.future)
+        gone = asyncio.create_task(disconnected(request))
+        try:
+            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if self.stopping and done.cancelled():
+                raise Refused(503, "stopping", "this server is being stopped")
+            if not done.done():
+                raise ConnectionError("the client has gone")
+            return done.result()
+        finally:
+            gone.cancel()
+
+    async def stop(self, server: uvicorn.Server) -> None:
+        """What runs comes to its end, what waits is refused, then the streams of pages end."""
+        self.stopping = True
+        while self.jobs:
+            for job in self.jobs:
+                job.future.cancel()
+            await asyncio.sleep(0.05)
+        for task in server.server_state.tasks:
+            task.cancel()
+
+
+class Parameters(BaseModel, extra="forbid"):
+    """How a photo is cut out."""
+
+    network: str | None = Field(None, description="One of /model-info.")
+    threshold: float = Field(0.5, ge=0, le=1, description="From here on it is foreground.")
+    refine: Literal[tuple(REFINEMENTS)] = Field("guided", description="How its edge is refined.")
+    background: str = Field("transparent", description="A colour, blur, grey; or a second file.")
+    output: Literal[tuple(KINDS)] = "foreground"
+    format: Literal["png", "webp"] = "png"
+    crop: bool = Field(False, description="To the figure.")
+    size: int | None = Field(None, ge=32, le=1024, description="Working size; as trained.")
+
+
+class RembgParameters(BaseModel):
+    """What clients of rembg's server send. Its other parameters change nothing here."""
+
+    model: str | None = Field(None, description="One of /model-info.")
+    a: bool = Field(False, description="Alpha matting.")
+    om: bool = Field(False, description="Only the mask.")
+    bgc: str = Field("0,0,0,0", pattern=r"^\d+,\d+,\d+,(0|255)$", description="R,G,B,A.")
+
+    def ours(self) -> Parameters:
+        refine, output = "closed-form" if self.a else "guided", "soft" if self.om else "foreground"
+        color, _, alpha = self.bgc.rpartition(",")
+        how = {"refine": refine, "output": output, "network": self.model}
+        return Parameters(background=color if alpha == "255" else "transparent", **how)
+
+
+async def disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_request(request: Request) -> tuple[dict, list, object]:
+    """What is sent: the parameters, of the form and of the address; the photos as (name, file), one
+    where the body is no form; and the file named `background`, or None."""
+    given, photos, behind = dict(request.query_params), [], None
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    if kind == "multipart/form-data":
+        for name, value in (await request.form(max_fields=50)).multi_items():
+            if isinstance(value, str):
+                given[name] = value
+            elif name == "background":
+                behind = value.file
+            else:
+                photos.append((value.filename or "photo", value.file))
+    elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
+        photos = [("photo", io.BytesIO(body))] if (body := await request.body()) else []
+    else:
+        raise Refused(415, "not_an_image", f"a form or image/... is expected, not {kind}")
+    return given, photos, behind
+
+
+class Cutter:
+    """Cuts out photos as `given` says, in a thread. Raises what `refusal` knows."""
+
+    def __init__(self, front: Front, given: Parameters, behind=None):
+        self.front, self.given, self.behind = front, given, behind
+
+    def small(self, file):
+        """The file, if its header says no more than the pixels that are allowed."""
+        (width, height), most = image_size(file), self.front.settings.megapixels
+        if width * height > 1e6 * most:
+            what = f"{width}x{height} is more than {most:g} megapixels"
+            raise Refused(413, "too_many_pixels", what)
+        file.seek(0)
+        return file
+
+    def cut(self, file) -> tuple[bytes, dict]:
+        """The bytes of one answer, and facts on it."""
+        start, given, networks = time.perf_counter(), self.given, self.front.networks
+        behind = read_background(given.background, files=False)
+        if self.behind:
+            behind = Background(np.asarray(load_image(self.small(self.behind))))
+        how = {"threshold": given.threshold, "refine": given.refine, "crop": given.crop}
+        recipe = Recipe(**how, background=behind, size=given.size)
+        try:
+            cut = cut_photo(self.small(file), networks.load(given.network), recipe)
+            content = cut.encode(KINDS[given.output], given.format)
+        finally:
+            trim()
+        height, width = cut.photo.rgb.shape[:2]
+        pixels.inc(width * height)
+        facts = {"size": f"{width}x{height}", "network": given.network or networks.default}
+        return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
+
+    def one(self, job: Job, photo) -> tuple[bytes, dict]:
+        return self.cut(photo[1])
+
+    def batch(self, job: Job, photos) -> tuple[bytes, dict]:
+        """A zip of all that can be cut out, and report.json on each."""
+        packed, report = io.BytesIO(), []
+        with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
+            for number, (name, file) in enumerate(photos, 1):
+                if job.gone:
+                    break
+                stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
+                result = f"{number:02}_{stem}.{self.given.format}"
+                try:
+                    content, facts = self.cut(file)
+                    archive.writestr(result, content)
+                    facts = {"status": 200, "result": result} | facts
+                except Exception as error:
+                    refused = refusal(error)
+                    facts = {"status": refused.status, "error": refused.code}
+                    facts["message"] = str(refused)
+                report.append({"file": name} | facts)
+            archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
+        failed = sum(line["status"] != 200 for line in report)
+        return packed.getvalue(), {"photos": len(report), "failed": failed}
+
+
+def trim() -> None:
+    """Memory of photos goes back to the system: glibc keeps it otherwise."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def sent(content: bytes, media_type: str, facts: dict) -> Response:
+    """An answer in pieces: one that is read slowly keeps its place."""
+    pieces = (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+    headers = {f"X-{name.title()}": str(value) for name, value in facts.items()}
+    headers["Content-Length"] = str(len(content))
+    return StreamingResponse(pieces, media_type=media_type, headers=headers)
+
+
+def form(model: type[BaseModel], name: str) -> dict:
+    """The form that a route takes, for /docs."""
+    schema, file = model.model_json_schema(), {"type": "string", "format": "binary"}
+    schema["properties"][name] = {"type": "array", "items": file} if name == "files" else file
+    content = {"multipart/form-data": {"schema": schema | {"required": [name]}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def build(settings: Settings) -> Front:
+    """The whole server: what its front leads to. Raises what `Predictor` raises."""
+    front = Front(settings)
+
+    async def page(scope, receive, send):
+        await (await asyncio.shield(front.page))(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(app):
+        front.loop, made = asyncio.get_running_loop(), AsyncExitStack()
+
+        async def show():
+            """Gradio takes seconds to load: its page is made in a thread, visitors wait for it."""
+            host = await asyncio.to_thread(make_page, front)
+            await made.enter_async_context(host.router.lifespan_context(host))
+            return host
+
+        async with made:
+            front.page = asyncio.create_task(show()) if settings.page else None
+            yield
+
+    how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
+    app = FastAPI(title="unetlib: cut out photos", **how)
+    app.add_exception_handler(HTTPException, front.answer)
+    app.add_exception_handler(Exception, front.answer)
+
+    @app.post("/remove-background", openapi_extra=form(Parameters, "file"))
+    async def remove_background(request: Request) -> Response:
+        """A photo, in a form or as the body itself -> its cut-out. The parameters may stand in the
+        address as well. A file named `background` comes behind the figure."""
+        given, photos, behind = await read_request(request)
+        return await cut_one(request, Parameters(**given), photos, behind)
+
+    @app.post("/api/remove", openapi_extra=form(RembgParameters, "file"))
+    async def as_rembg(request: Request) -> Response:
+        """A photo -> its cut-out as PNG, for clients of rembg's server."""
+        given, photos, _ = await read_request(request)
+        return await cut_one(request, RembgParameters(**given).ours(), photos)
+
+    async def cut_one(request, parameters, photos, behind=None) -> Response:
+        if len(photos) != 1:
+            raise Refused(422, "no_photo", f"one photo is expected as `file`, not {len(photos)}")
+        cutter = Cutter(front, parameters, behind)
+        content, facts = await front.work(request, cutter.one, *photos)
+        return sent(content, f"image/{parameters.format}", facts)
+
+    @app.post("/batch-remove-background", openapi_extra=form(Parameters, "files"))
+    async def batch_remove_background(request: Request) -> Response:
+        """Photos, each as `files` -> a zip of their cut-outs and of report.json."""
+        given, photos, behind = await read_request(request)
+        if not 1 <= len(photos) <= settings.files:
+            most = f"1 to {settings.files} photos are expected as `files`, not {len(photos)}"
+            raise Refused(422, "files", most)
+        cutter = Cutter(front, Parameters(**given), behind)
+        content, facts = await front.work(request, cutter.batch, photos)
+        return sent(content, "application/zip", facts)
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
+    async def health() -> Response:
+        """Live if it answers, ready if it takes photos; 503 if not."""
+        at_work = sum(job.future.running() for job in front.jobs)
+        queue = {"running": at_work, "waiting": len(front.jobs) - at_work, "limit": settings.queue}
+        memory = round(psutil.Process().memory_info().rss / 1e6)
+        facts = {"live": True, "ready": not front.stopping, "memory_mb": memory, "queue": queue}
+        return JSONResponse(facts, 503 if front.stopping else 200)
+
+    @app.get("/model-info")
+    async def model_info() -> dict:
+        """The networks that a request may name, and the limits."""
+        networks, listed = front.networks, []
+        for name in networks.files:
+            one = NETWORKS.get(name)
+            facts = {"about": one.about, "licence": one.licence, "iou": one.iou} if one else {}
+            listed.append({"name": name} | facts)
+        limits = settings.model_dump(exclude={"api_key", "network", "host", "port", "cors"})
+        runs = networks.load().describe()
+        return {"default": networks.default, "runs": runs, "networks": listed, "limits": limits}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(prometheus.generate_latest(), media_type=prometheus.CONTENT_TYPE_LATEST)
+
+    if settings.page:
+        app.mount("/", page)
+    front.app = app
+    return front
+
+
+def make_page(front: Front) -> FastAPI:
+    """The page as an application of its own; where a key is needed, it is the password."""
+    import gradio as gr
+
+    settings, key = front.settings, front.settings.api_key
+
+    def login(user: str, password: str) -> bool:
+        return hmac.compare_digest(password.encode(), key.get_secret_value().encode())
+
+    blocks = build_page(front.networks, lambda *args: front.pool.submit(*args).result())
+    host = FastAPI(openapi_url=None)
+    host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
+    how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * settings.upload_mb)}
+    return gr.mount_gradio_app(host, blocks, "/", auth=login if key else None, **how)
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON for each request, and for each error with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"time": self.formatTime(record), "level": record.levelname, "event": record.msg}
+        facts |= getattr(record, "facts", {})
+        if record.exc_info:
+            facts["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(facts)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells the front that it was asked to stop."""
+
+    def handle_exit(self, sig, frame) -> None:
+        asyncio.run_coroutine_threadsafe(self.front.stop(self), self.front.loop)
+        super().handle_exit(sig, frame)
+
+
+def run(settings: Settings, ready: str, browser: bool = False) -> None:
+    """Serve until SIGTERM (returns) or Ctrl-C (raises KeyboardInterrupt). `ready`: what is printed
+    then, with the address. Raises OSError for a port that is taken, and what `Predictor` raises."""
+    if settings.page:
+        need("gradio", extra="serve")
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    host, family = settings.host, socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, settings.port), family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen at {host}:{settings.port}: {error.strerror}") from error
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name, level in (("uvicorn", logging.WARNING), (log.name, logging.INFO)):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(level)
+    app = front = build(settings)
+    if origins := [origin.strip() for origin in settings.cors.split(",") if origin.strip()]:
+        every = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
+        app = CORSMiddleware(front, allow_origins=origins, **every)
+    how = {"log_config": None, "access_log": False, "server_header": False}
+    server = Server(uvicorn.Config(app, timeout_graceful_shutdown=int(settings.seconds) + 1, **how))
+    server.front = front
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    print(ready.format(address), flush=True)
+    if browser:
+        webbrowser.open(address)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again at its end
+    server.run(sockets=[listening])
