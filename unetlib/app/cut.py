@@ -120,8 +120,9 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
                     about = cutter.about + f", by Ray on {device}" * bool(far)
                     click.echo(f"network: {' + '.join(network)}: {about}", err=True)
                     if far:
-                        there = partial(make, device), group, far, jobs, device != "auto", debug
-                        results = starmap(record, cluster.run(*there))
+                        how = {"workers": jobs, "gpus": "cuda" in device, "debug": debug}
+                        done = cluster.run(partial(make, device), group, far, **how)
+                        results = starmap(record, done)
                     else:
                         results = run(lambda task, cut=cutter: record(task[0], *cut(*task)), group)
                     bar = {"total": len(group), "unit": "file", "delay": 1, "disable": None}
