@@ -69,7 +69,11 @@ def run(
         if not debug:  # where Ray prints long texts on each death of a worker
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         stack.callback(ray.shutdown)
-        ray.init(address, **how, **(own if address == "local" else {}))
+        try:
+            ray.init(address, **how, **(own if address == "local" else {}))
+        except ConnectionError as error:
+            hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
+            raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = debug
         context.max_errored_blocks = 0 if debug else -1
