@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from itertools import starmap
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import click
 
 from unetlib.app import Command
+from unetlib.errors import need
 from unetlib.paths import find_input, resolve, typed
 
 STDIN, STDOUT = Path("standard input"), Path("standard output")
@@ -170,6 +171,7 @@ class Cutter:
         if "video" in targets:
             return cut_video(source, targets["video"], predictor, recipe, smooth=self.smooth)
         photo = io.BytesIO(sys.stdin.buffer.read()) if source is STDIN else source
+        photo = io.BytesIO(source.read_bytes()) if isinstance(source, Remote) else photo
         width, height = image_size(photo)
         with self.gate if width * height > LARGE else nullcontext():
             result = cut_photo(photo, predictor, recipe)
@@ -189,17 +191,50 @@ def find_target(into: str | None, inputs: tuple[str, ...]) -> tuple[Path, Path |
     from unetlib.data.images import SUFFIXES
     from unetlib.video import SUFFIXES as VIDEOS
 
+    if "://" in str(into):
+        raise ValueError(f"{into}: results go into a folder, only photos are read from there")
     if into is None:
         into = "-" if "-" in inputs else str(resolve("outputs/cutouts"))
     path = STDOUT if into == "-" else Path(os.path.abspath(typed(into)))
     known = path.suffix.lower() in {*SUFFIXES, *VIDEOS}
     if path is not STDOUT and (path.is_dir() or not known or into[-1:] in ("/", os.sep)):
         return path, None
-    if len(inputs) > 1 or typed(inputs[0]).is_dir():
+    if len(inputs) > 1 or "://" in inputs[0] or typed(inputs[0]).is_dir():
         raise ValueError(f"{path} takes one picture or video: several need a folder, -o FOLDER")
     if path is STDOUT and getattr(sys.stdout, "name", "") == os.devnull:  # see cli.main
         raise ValueError("standard output is closed: name a file with -o FILE")
     return path.parent, path
+
+
+class Remote(PurePosixPath):
+    """A photo, or a folder of photos, that pyarrow reaches: "s3:/bucket/a.jpg" for
+    s3://bucket/a.jpg. Keys and regions are those that pyarrow finds in the environment."""
+
+    seconds = None  # when it was changed, since 1970
+
+    def at(self):
+        """(pyarrow's file system, the path there). Raises ValueError, OSError."""
+        from pyarrow.fs import FileSystem
+
+        scheme, bucket, *_ = self.parts  # the rest, as people name files, may be no URI
+        return FileSystem.from_uri(f"{scheme}//{bucket}")[0], "/".join(self.parts[1:])
+
+    def files(self) -> Iterator["Remote"]:
+        """Itself, or all below it, with their dates. Raises OSError where there is nothing."""
+        from pyarrow.fs import FileSelector
+
+        system, path = self.at()
+        known = [info for info in [system.get_file_info(path)] if info.is_file]
+        for info in known or system.get_file_info(FileSelector(path, recursive=True)):
+            if info.is_file:
+                one = self / info.path[len(path) :].lstrip("/")
+                one.seconds = info.mtime.timestamp()
+                yield one
+
+    def read_bytes(self) -> bytes:
+        system, path = self.at()
+        with system.open_input_stream(path) as file:
+            return file.read()
 
 
 def find_tasks(found: dict[Path, str], name_outputs, overwrite: bool, errors: list[str]):
@@ -222,8 +257,9 @@ def is_newer(target: Path, source: Path) -> bool:
     """Whether an output is there and not older than its source. Of frames the first counts."""
     file = target / "frame_00001.png" if target.is_dir() else target
     made = file.stat() if file.is_file() else None
-    given = source.stat() if source.exists() else None  # standard input has no date
-    return bool(made and given and made.st_size and made.st_mtime >= given.st_mtime)
+    remote = isinstance(source, Remote)
+    given = source.seconds if remote else source.exists() and source.stat().st_mtime
+    return bool(made and given and made.st_size and made.st_mtime >= given)  # stdin has no date
 
 
 def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, str]]:
@@ -235,6 +271,19 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
 
     suffixes = {*SUFFIXES, *VIDEOS} - {".ts"}  # .ts: programs
     for text in inputs:
+        if "://" in text:
+            need("pyarrow", extra="ray")
+            top = Remote(text)
+            try:
+                found = [*top.files()]
+            except (OSError, ValueError) as error:
+                errors.append(f"  {text}: {error}")
+                continue
+            for path in found:
+                below = path.relative_to(top.parent if len(inputs) > 1 or path == top else top)
+                if path.suffix.lower() in SUFFIXES and not any(map(SKIPPED.fullmatch, below.parts)):
+                    yield path, f"{into.joinpath(*below.parent.parts, below.stem)}"
+            continue
         try:
             top = STDIN if text == "-" else Path(os.path.abspath(find_input(text)))
         except OSError as error:
