@@ -102,11 +102,42 @@ def test_a_cluster_by_its_address_does_only_what_is_missing(here):
     assert {path: path.stat().st_mtime_ns for path in dates} == dates
 
 
+def test_photos_of_a_bucket(here, monkeypatch):
+    """Without workers: what they are handed is the same."""
+    moto = pytest.importorskip("moto.server", reason="pip install moto[s3,server]")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    try:
+        import boto3
+
+        bucket = boto3.resource("s3").create_bucket(Bucket="photos")
+        for path in (here / "in").rglob("*.jpg"):
+            if path.exists():
+                key = path.relative_to(here / "in").as_posix()
+                bucket.put_object(Key=f"trip/{key}", Body=path.read_bytes())
+        command = ["s3://photos/trip", *args(here, "bucket")[1:]]
+        said = CliRunner().invoke(cut, command)
+        assert said.exit_code == 1 and f"{COUNT} cut out into" in said.output, said.output
+        assert "  s3:/photos/trip/text.jpg: not an image" in said.stderr
+        again = CliRunner().invoke(cut, [*command, "s3://none/x"])
+        assert "s3://none/x: " in again.stderr and f"{COUNT} cut out" in again.output  # below trip/
+    finally:
+        server.stop()
+    assert {k: v for k, v in tree(here / "bucket").items() if k[:5] != "trip/"} == tree(
+        here / "local"
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         (["--ray", "folder"], "--ray folder: an address is auto, HOST:PORT"),
         (["--ray", "-o", "x.png"], "x.png takes one picture"),
+        (["-o", "s3://photos/cut"], "results go into a folder"),
         (["-", "--ray"], "--ray cuts photos of files and folders into a folder"),
     ],
 )
