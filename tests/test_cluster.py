@@ -135,7 +135,7 @@ def test_photos_of_a_bucket(here, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--ray", "folder"], "--ray folder: an address is auto, HOST:PORT"),
+        (["--ray", "folder"], "--ray folder: an address is auto or HOST:PORT"),
         (["--ray", "-o", "x.png"], "x.png takes one picture"),
         (["-o", "s3://photos/cut"], "results go into a folder"),
         (["-", "--ray"], "--ray cuts photos of files and folders into a folder"),

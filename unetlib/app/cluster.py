@@ -16,7 +16,7 @@ from warnings import catch_warnings
 
 from unetlib.errors import need
 
-ADDRESS = re.compile(r"local|auto|ray://.+|[^/\\]+:\d+")
+ADDRESS = re.compile(r"local|auto|[^/\\]+:\d+")  # ray:// has no Ray Data
 BATCH = 4  # photos that a worker is handed at a time
 RETRIES = 3  # of photos whose worker died, or of a worker that died while it started
 Task = tuple[Path, dict[str, Path]]  # a photo, and its outputs by their kinds
@@ -42,7 +42,7 @@ class Worker:
 def check(address: str) -> None:
     """Raises ValueError for what is no address, ImportError where Ray is not installed."""
     if not ADDRESS.fullmatch(address):
-        known = "auto, HOST:PORT or ray://HOST:PORT; without one, put --ray behind the inputs"
+        known = "auto or HOST:PORT; without one, put --ray behind the inputs"
         raise ValueError(f"--ray {address}: an address is {known}")
     need("ray", "pyarrow", "pandas", extra="ray")
 
@@ -83,7 +83,8 @@ def run(
         if not most:
             raise RuntimeError(f"the cluster of Ray at {address} has no {unit.upper()}")
         left, store = dict(enumerate(tasks)), ray.put(tasks)
-        for batch in (BATCH, 1):  # again one by one what was handed out with a photo that kills
+        # then one by one what was handed out, or waited, with a photo that kills its worker
+        for batch, waits in ((BATCH, 2), (1, 1)):
             parts = math.ceil(len(left) / batch)
             size = min(workers or most, most, parts)
             numbers = from_items([*left], override_num_blocks=parts)
@@ -92,7 +93,7 @@ def run(
                     Worker,
                     fn_constructor_args=(make, store),
                     batch_size=batch,
-                    compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+                    compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
                     max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
                     **{f"num_{unit}s": 1},
                 )

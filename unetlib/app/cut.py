@@ -59,7 +59,7 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     'blur:0.05', 'grey' and files; videos are .mp4 then, else .webm; frames are PNGs.
     -o FILE takes one picture (.png, .webp) or video, -o - writes a picture to standard output.
     Repeated, --network averages several. --ray, behind the inputs, has photos cut by workers of
-    Ray: on this machine, or of the cluster at ADDRESS (auto, HOST:PORT, ray://HOST:PORT), whose
+    Ray: on this machine, or of the cluster at ADDRESS (auto, HOST:PORT), whose
     machines see the same folders. Videos are cut here, afterwards.
     """
     from tqdm import tqdm
