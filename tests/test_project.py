@@ -46,7 +46,8 @@ LAYERS = [
 OPTIONAL = {"accelerate", "gradio", "imageio", "imageio_ffmpeg", "IPython"}
 OPTIONAL |= {"ipywidgets", "kagglehub", "matplotlib", "nbclient", "nbconvert", "nbformat", "onnx"}
 OPTIONAL |= {"onnxruntime", "onnxscript", "pandas", "papermill", "playwright", "py_sod_metrics"}
-OPTIONAL |= {"pycocotools", "pymatting", "requests", "skimage", "tensorboard", "timm", "wandb"}
+OPTIONAL |= {"pyarrow", "pycocotools", "pymatting", "ray", "requests", "skimage"}
+OPTIONAL |= {"tensorboard", "timm", "wandb"}
 OPTIONAL |= {"fastapi", "prometheus_client", "psutil", "pydantic", "pydantic_settings"}
 OPTIONAL |= {"starlette", "uvicorn", "yaml"}
 # Imports whose distribution has another name.
@@ -102,7 +103,7 @@ def part_of(name: str) -> str:
 
 
 def test_the_library_stays_thin():
-    assert lines(MODULES) <= 7_616 and len(MODULES) <= 50
+    assert lines(MODULES) <= 7_810 and len(MODULES) <= 50
     for path in MODULES.values():
         assert "fmt:" not in path.read_text(encoding="utf-8"), f"{path} squeezes lines"
     templates = [p for p in PACKAGE.rglob("*") if p.suffix in (".html", ".css", ".js", ".j2")]

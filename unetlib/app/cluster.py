@@ -1,0 +1,111 @@
+"""The photos of `unetlib cut` on many cores or machines, with Ray Data.
+
+A worker per core or GPU makes its own cutter, opens the photos itself and writes the results.
+Through Ray's shared memory, which may be small, go numbers and words only; and a photo that cannot
+be opened, which would end a run of `ray.data.read_binary_files`, is one more answer.
+"""
+
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+from warnings import catch_warnings
+
+from unetlib.errors import need
+
+ADDRESS = re.compile(r"local|auto|[^/\\]+:\d+")  # ray:// has no Ray Data
+BATCH = 4  # photos that a worker is handed at a time
+RETRIES = 3  # of photos whose worker died, or of a worker that died while it started
+Task = tuple[Path, dict[str, Path]]  # a photo, and its outputs by their kinds
+
+
+class Worker:
+    """Lives in a process of Ray. make: returns what cuts one task, see `app.cut.Cutter`; tasks:
+    list[Task], in Ray's store."""
+
+    def __init__(self, make: Callable[[], Callable], tasks):
+        import ray
+
+        self.cut, self.tasks = make(), ray.get(tasks)
+
+    def __call__(self, batch: dict) -> dict:
+        texts = [self.cut(*self.tasks[number]) for number in batch["item"]]
+        # names that are no UTF-8 are no text for Arrow
+        rows = [[t.encode(errors="backslashreplace").decode() for t in row] for row in texts]
+        notes, errors = map(list, zip(*rows, strict=True))
+        return {"item": batch["item"], "note": notes, "error": errors}
+
+
+def check(address: str) -> None:
+    """Raises ValueError for what is no address, ImportError where Ray is not installed."""
+    if not ADDRESS.fullmatch(address):
+        known = "auto or HOST:PORT; without one, put --ray behind the inputs"
+        raise ValueError(f"--ray {address}: an address is {known}")
+    need("ray", "pyarrow", "pandas", extra="ray")
+
+
+def run(
+    make, tasks: list[Task], address="local", workers: int | None = None, gpus=False, debug=False
+) -> Iterator[tuple[Path, str, str]]:
+    """Yields each photo with what is to be said of it, and the reason if it failed, in the order in
+    which they are done.
+
+    make: see Worker. address: of a cluster, or "local": one of our own, which ends with the run.
+    workers: None: as many as there are cores, or GPUs. Raises ConnectionError, RuntimeError."""
+    quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal"} if not debug else {}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **quiet, **os.environ}
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, from_items
+    from ray.exceptions import RayError
+
+    logging.getLogger("ray.data").setLevel("INFO" if debug else "CRITICAL")
+    own = {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
+    own |= {"object_store_memory": 10**8}  # bytes
+    how = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
+    with ExitStack() as stack:
+        if not debug:  # where Ray prints long texts on each death of a worker
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(address, **how, **(own if address == "local" else {}))
+        except ConnectionError as error:
+            hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
+            raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = debug
+        context.max_errored_blocks = 0 if debug else -1
+        context.max_consecutive_actor_init_deaths = RETRIES
+        unit = "gpu" if gpus else "cpu"
+        most = int(ray.cluster_resources().get(unit.upper(), 0))
+        if not most:
+            raise RuntimeError(f"the cluster of Ray at {address} has no {unit.upper()}")
+        left, store = dict(enumerate(tasks)), ray.put(tasks)
+        # then one by one what was handed out, or waited, with a photo that kills its worker
+        for batch, waits in ((BATCH, 2), (1, 1)):
+            parts = math.ceil(len(left) / batch)
+            size = min(workers or most, most, parts)
+            numbers = from_items([*left], override_num_blocks=parts)
+            with catch_warnings(action="ignore"):  # of Ray 2.64, where retries get a place
+                answers = numbers.map_batches(
+                    Worker,
+                    fn_constructor_args=(make, store),
+                    batch_size=batch,
+                    compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
+                    max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
+                    **{f"num_{unit}s": 1},
+                )
+            try:
+                for row in answers.iter_rows():
+                    yield left.pop(row["item"])[0], row["note"], row["error"]
+            except RayError as error:
+                if debug:
+                    raise
+                reason = str(error).strip().splitlines()[-1]  # of the traceback from the worker
+                raise RuntimeError(f"Ray's workers did not start or were lost: {reason}") from error
+            if not left:
+                return
+        for source, _ in left.values():
+            yield source, "", "the worker that cut it died each time (out of memory?)"
