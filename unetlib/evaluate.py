@@ -22,6 +22,7 @@ from unetlib.data.pairs import DataError, Pair, image_files, load_pair
 from unetlib.metrics import COUNTED, COUNTS, SALIENCY, SCORES, THRESHOLDS, Counts
 from unetlib.paths import project_root, resolve, sha256
 
+pd.set_option("mode.string_storage", "python")  # pyarrow's refuses file names that are no Unicode
 DIFFICULTIES = ("fine_detail", "transparency", "reflection", "texture")
 WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side, or of its area
 

@@ -169,20 +169,26 @@ def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> s
     return " ".join(f"cell {number}: {error}".split())[:300]
 
 
+def keep_earlier(checkpoints: Path) -> None:
+    """Before others take their place: copies of a folder's checkpoints, under their dates. Not of
+    what lies in a run's folder."""
+    for path in list(checkpoints.glob("????_model.*")):
+        copies = resolve(RUNS).glob(f"*/checkpoints/{path.name}")
+        if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):
+            date = datetime.fromtimestamp(path.stat().st_mtime)
+            shutil.copy2(path, path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
+
+
 def publish(folder: Path) -> list[str]:
-    """Copy what a run made to outputs/, where the notebooks look; returns the folders copied.
-    A checkpoint that is there and that no run has a copy of is kept, under its date."""
+    """Copy what a run made to outputs/, where the notebooks look; returns the folders copied."""
     parts = ("checkpoints", "timelapse", "videos", "images")
     copied = [part for part in parts if (folder / part).is_dir()]
     for part in copied:
         target = resolve("outputs") / part
+        if part == "checkpoints":
+            keep_earlier(target)
         if part in ("timelapse", "videos"):  # frames of two trainings must not mix
             shutil.rmtree(target, ignore_errors=True)
-        for path in target.glob("best_model.*"):
-            copies = resolve(RUNS).glob(f"*/{part}/{path.name}")
-            if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):
-                date = datetime.fromtimestamp(path.stat().st_mtime)
-                path.rename(path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
         shutil.copytree(folder / part, target, dirs_exist_ok=True)
     return copied
 

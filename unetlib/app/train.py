@@ -1,10 +1,8 @@
 """The command `unetlib train`: a whole training from its settings, as 03_train shows it."""
 
 import os
-import shutil
 import sys
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import click
 from click import BOOL, STRING, Choice, FloatRange, IntRange
 
 from unetlib.app import Command
+from unetlib.app.run import keep_earlier
 from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
 from unetlib.errors import hint
 from unetlib.paths import find_input, read_text, resolve, write_whole
@@ -100,7 +99,7 @@ def open_photos(network: Path, source: str | None = None, **changes):
         how |= changes
         return open_settings(**{name: how[name] for name in signature(open_settings).parameters})
     except (ValueError, OSError) as error:
-        advice = "" if source else ". --source SPEC names other photos"
+        advice = "" if source else ". --source SPEC says which photos to take"
         raise ValueError(f"{error}{advice}") from error
 
 
@@ -179,13 +178,10 @@ def run_training(o: TrainOptions):
     o = replace(o, source=absolute_spec(o.source), source_root=root, init_from=init_from)
 
     def keep_records(epoch: int, *_) -> None:
-        if epoch > 0:
-            settings = {name: value for name, value in asdict(o).items() if value != ""}
-            write_whole(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-            return
-        for path in list(checkpoints.glob("????_model.pth")):  # an earlier training's
-            date = datetime.fromtimestamp(path.stat().st_mtime)
-            shutil.copy2(path, path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
+        if epoch == 0:
+            return keep_earlier(checkpoints)
+        settings = {name: value for name, value in asdict(o).items() if value != ""}
+        write_whole(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     callbacks: list = [keep_records]
     if o.timelapse and loaders[1]:
