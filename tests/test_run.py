@@ -78,11 +78,11 @@ def test_a_run_from_start_to_published_files(root, course, tmp_path, monkeypatch
 
 
 def test_a_part_goes_on_in_the_same_folder(root, course):
-    assert run("smoke", "--name", "old", "--only", "01").exit_code == 0
+    assert run("smoke", "--name", "old").exit_code == 0
     old, new = root / "outputs/runs/old", root / "outputs/runs/new"
     assert "outputs/smoke" in printed(old / "01_data.ipynb")[3]  # its data are not those of others
     assert run("--name", "new", "-p", "seed", 2).exit_code == 0
-    assert run("--only", "6", "-p", "fps", 9).exit_code == 0  # in the newest
+    assert run("--from", "6", "-p", "fps", 9).exit_code == 0  # in the newest
     assert printed(new / "06_timelapse.ipynb")[-1] == "9"
     record = read_record(new)
     assert record["run"]["parameters"] == {"seed": 2, "fps": 9} and record["run"]["status"] == "ok"
@@ -127,9 +127,8 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, code, words):
         (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer. Default: 0"),
         (["-p", "flag", "maybe"], "-p flag: 'maybe' is not a valid boolean"),
         (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
-        (["--only", "07"], "no notebook '07': --only and --from name one of 01_data, 04_evaluate"),
+        (["--from", "07"], "no notebook '07': --from names one of 01_data, 04_evaluate"),
         (["--from", "04_evaluete"], "no notebook '04_evaluete'"),
-        (["--only", "01", "--from", "04"], "--only and --from do not go together"),
         (["--name", "../up"], "a run's name is letters"),
     ],
 )
@@ -148,12 +147,12 @@ def test_a_run_has_its_folder_to_itself(root):
         while not (root / "begun").exists() and first.poll() is None:
             time.sleep(0.1)
         before = (root / "outputs/runs/a/metrics.json").read_bytes()
-        for args in (["--name", "a"], ["--from", "04", "--name", "a"], ["--only", "06"]):
+        for args in (["--name", "a"], ["--from", "04", "--name", "a"], ["--from", "06"]):
             words = f"process {first.pid}, since 20"
             assert words in str(run(*args).exception)
         assert (root / "outputs/runs/a/metrics.json").read_bytes() == before
         first.kill()
-    assert run("--only", "6").exit_code == 0  # the lock ends with its process
+    assert run("--from", "6").exit_code == 0  # the lock ends with its process
 
 
 def test_publish_mixes_no_frames_and_keeps_no_copies_of_what_a_run_holds(root):

@@ -10,7 +10,10 @@ from PIL import Image, ImageSequence
 from torch import nn
 
 from unetlib.data.preprocess import Preprocess, to_tensor
-from unetlib.timelapse import CAPTION, GAP, TILE, Timelapse, make_videos, mask_parts
+from unetlib.plots import GAP
+from unetlib.timelapse import TILE, Timelapse, make_videos, mask_parts
+
+CAPTION = 20  # pixels
 
 
 class Samples(list):
@@ -39,7 +42,7 @@ class Constant(nn.Module):
 
 def tile(path, i, size):
     """Tile i of a strip, uint8 (size, size, 3)."""
-    left = GAP + i * (size + GAP)
+    left = i * (size + GAP)
     return np.asarray(Image.open(path))[CAPTION : CAPTION + size, left : left + size]
 
 

@@ -18,8 +18,10 @@ def error_map(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return colours[2 * (np.asarray(truth) > 0) + (np.asarray(found) > 0)]
 
 
-def contact_sheet(pictures: Mapping[str, Any] | Iterable, columns: int = 0) -> Image.Image:
-    """One picture, WIDTH pixels wide, of several in rows, with their titles above them.
+def contact_sheet(
+    pictures: Mapping[str, Any] | Iterable, columns: int = 0, total: int = WIDTH
+) -> Image.Image:
+    """One picture, `total` pixels wide, of several in rows, with their titles above them.
 
     `pictures`: title -> picture, (title, picture) pairs, or pictures alone; each is uint8
     (H, W, 3), or a mask (H, W) of bool or float in [0, 1], which is white where it is 1. `columns`:
@@ -28,7 +30,7 @@ def contact_sheet(pictures: Mapping[str, Any] | Iterable, columns: int = 0) -> I
     listed = pictures.items() if isinstance(pictures, Mapping) else pictures
     named = [one if isinstance(one, tuple) else ("", one) for one in listed]
     columns, font = columns or max(1, min(5, len(named))), ImageFont.load_default(15)
-    width = WIDTH // columns - GAP
+    width = total // columns - GAP
     tiles = []
     for title, picture in named:
         array = np.asarray(picture)
@@ -41,7 +43,7 @@ def contact_sheet(pictures: Mapping[str, Any] | Iterable, columns: int = 0) -> I
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heads = [20 * max(title.count("\n") + bool(title) for title, _ in row) for row in rows]
     heights = [max(tile.height for _, tile in row) + GAP for row in rows]
-    sheet = Image.new("RGB", (WIDTH, max(1, sum(heads) + sum(heights))), "white")
+    sheet = Image.new("RGB", (total, max(1, sum(heads) + sum(heights))), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for row, head, height in zip(rows, heads, heights, strict=True):
         for k, (title, tile) in enumerate(row):

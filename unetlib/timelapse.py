@@ -13,13 +13,14 @@ import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from unetlib.metrics import count
 from unetlib.paths import whole, write_whole
+from unetlib.plots import GAP, contact_sheet
 from unetlib.predict import probabilities
 
-TILE, GAP, CAPTION = 160, 6, 20  # pixels: samples smaller than a tile are enlarged to it
+TILE = 192  # pixels: how wide a picture in a frame is at least
 HOLD = 2  # seconds: how long a film rests on its last frame
 
 
@@ -56,7 +57,9 @@ class Timelapse:
             ious[~masks.any(axis=(1, 2))] = np.nan  # a part that this mask does not have
             caption = f"{f'epoch {epoch}' if epoch else 'before training'}, IoU {ious[0]:.2f}"
             with whole(sample / f"epoch_{epoch:03d}.png") as part:
-                strip(self.photos[i], self.mattes[i], soft, caption).save(part, "PNG")
+                tiles = {"input": self.photos[i], "ground truth": self.mattes[i], caption: soft}
+                side = max(TILE, truth.shape[1] // 2 * 2)  # even, as films are
+                contact_sheet(tiles, 3, 3 * (side + GAP)).save(part, "PNG")
             table = pd.DataFrame({"epoch": epoch, **dict(zip(parts, ious, strict=True))}, [0])
             if (file := sample / "scores.csv").is_file():
                 old = pd.read_csv(file).query(f"epoch < {epoch}" if epoch else "epoch > 0")
@@ -111,15 +114,3 @@ def mask_parts(truth: np.ndarray) -> dict[str, np.ndarray]:
     sticks_out = (truth.astype(bool) & ~near).astype(np.uint8)
     thin = cv2.dilate(sticks_out, np.ones((3, 3), np.uint8)).astype(bool) & ~near
     return {"core": core, "edge": near & ~core, "thin": thin}
-
-
-def strip(photo, matte, soft, caption: str) -> Image.Image:
-    """[ photo | ground truth | prediction ] with captions."""
-    height, width = (2 * round(n * max(0.5, TILE / 2 / max(matte.shape))) for n in matte.shape)
-    strip = Image.new("RGB", (3 * (width + GAP) + GAP, height + CAPTION + GAP), "white")
-    matte, soft = (np.rint(255 * m).astype(np.uint8) for m in (matte, soft))
-    tiles = {"input": photo, "ground truth": matte, caption: soft}
-    for left, text in zip(range(GAP, strip.width, width + GAP), tiles, strict=True):
-        strip.paste(Image.fromarray(tiles[text]).resize((width, height)), (left, CAPTION))
-        ImageDraw.Draw(strip).text((left + 1, 4), text, fill="black")
-    return strip

@@ -7,8 +7,6 @@ import json
 import re
 import sys
 import warnings
-from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
 
 import click
@@ -99,26 +97,10 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
 
 
 def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[list, list]:
-    """(pairs, notes on them): the val photos, or all, of `source`. Without it they are those of the
-    training of the network (its file, or the .pth beside it, tells), divided as then."""
-    from unetlib.app.train import TrainOptions
-    from unetlib.data.sources import open_settings
-    from unetlib.pretrained import is_exported
+    """(pairs, notes on them): the val photos, or all, of `source` or of the network's training."""
+    from unetlib.app.train import open_photos
 
-    how = asdict(TrainOptions(source=source or "synthetic"))
-    try:
-        if not source:
-            from unetlib.checkpoint import load_checkpoint  # needs PyTorch
-
-            path = network.with_suffix(".pth") if is_exported(network) else network
-            how |= load_checkpoint(path).extra
-        if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
-            how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
-        how |= {"val_fraction": 0.0} if all_photos else {}
-        data = open_settings(**{name: how[name] for name in signature(open_settings).parameters})
-    except (ValueError, OSError) as error:
-        advice = "" if source else ". --source SPEC says which photos to measure on"
-        raise ValueError(f"{error}{advice}") from error
+    data = open_photos(network, source, **{"val_fraction": 0.0} if all_photos else {})
     pairs = [*(data.train if all_photos else ()), *data.val]
     side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
     notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]

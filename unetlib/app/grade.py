@@ -342,6 +342,7 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     """
     import pandas as pd
 
+    pd.set_option("mode.string_storage", "python")  # pyarrow's refuses what is not Unicode
     if show_rubric:
         click.echo(RUBRIC.read_text(encoding="utf-8"), nl=False)
         return
@@ -356,12 +357,10 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
         finally:  # also after Ctrl-C
             grader.stop.set()
     if len(folders) > 1:
-        rows = [
-            {key: one[key] for key in ("submission", "points", "out_of", "flags")}
-            | {item["title"]: item["points"] for item in one["items"]}
-            for one in grades
-        ]
-        table = pd.DataFrame(rows).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
+        points = [{item["title"]: item["points"] for item in one["items"]} for one in grades]
+        table = pd.DataFrame(grades).drop(columns="items")
+        table = pd.concat([table, pd.DataFrame(points)], axis=1)
+        table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
         place = folders[0].parent / "grades.csv"
         write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
         click.echo(f"table: {place}")

@@ -108,17 +108,13 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
     return checked
 
 
-def select(notebooks: list[Path], only: tuple[str, ...], start: str | None) -> list[Path]:
-    """The notebooks that `only` names ("04", "4" or "04_evaluate"), or those from `start` on."""
-    named = [name.zfill(2) for name in (*only, *filter(None, [start]))]
-    for name in named:
-        if not any(path.stem.startswith(name) for path in notebooks):
-            known = ", ".join(path.stem for path in notebooks)
-            raise ValueError(f"no notebook {name!r}: --only and --from name one of {known}")
-    if only and start:
-        raise ValueError("--only and --from do not go together")
-    found = [path for path in notebooks if path.stem.startswith(tuple(named))]
-    return notebooks[notebooks.index(found[0]) :] if start else found or notebooks
+def select(notebooks: list[Path], start: str) -> list[Path]:
+    """The notebooks from `start` on: "04", "4" or "04_evaluate"."""
+    for number, path in enumerate(notebooks):
+        if path.stem.startswith(start.zfill(2)):
+            return notebooks[number:]
+    known = ", ".join(path.stem for path in notebooks)
+    raise ValueError(f"no notebook {start!r}: --from names one of {known}")
 
 
 def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
@@ -173,20 +169,26 @@ def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> s
     return " ".join(f"cell {number}: {error}".split())[:300]
 
 
+def keep_earlier(checkpoints: Path) -> None:
+    """Before others take their place: copies of a folder's checkpoints, under their dates. Not of
+    what lies in a run's folder."""
+    for path in list(checkpoints.glob("????_model.*")):
+        copies = resolve(RUNS).glob(f"*/checkpoints/{path.name}")
+        if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):
+            date = datetime.fromtimestamp(path.stat().st_mtime)
+            shutil.copy2(path, path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
+
+
 def publish(folder: Path) -> list[str]:
-    """Copy what a run made to outputs/, where the notebooks look; returns the folders copied.
-    A checkpoint that is there and that no run has a copy of is kept, under its date."""
+    """Copy what a run made to outputs/, where the notebooks look; returns the folders copied."""
     parts = ("checkpoints", "timelapse", "videos", "images")
     copied = [part for part in parts if (folder / part).is_dir()]
     for part in copied:
         target = resolve("outputs") / part
+        if part == "checkpoints":
+            keep_earlier(target)
         if part in ("timelapse", "videos"):  # frames of two trainings must not mix
             shutil.rmtree(target, ignore_errors=True)
-        for path in target.glob("best_model.*"):
-            copies = resolve(RUNS).glob(f"*/{part}/{path.name}")
-            if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):
-                date = datetime.fromtimestamp(path.stat().st_mtime)
-                path.rename(path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
         shutil.copytree(folder / part, target, dirs_exist_ok=True)
     return copied
 
@@ -234,17 +236,16 @@ def verdicts(notebook) -> dict[str, dict]:
 @click.option(
     "parameters", "-p", nargs=2, multiple=True, metavar="NAME VALUE", help="As in -p epochs 20."
 )
-@click.option("--only", multiple=True, metavar="NOTEBOOK", help="Only this one. Repeatable.")
 @click.option("--from", "start", metavar="NOTEBOOK", help="From this one on, e.g. 04.")
 @click.option("--appendix", is_flag=True, help="The four notebooks of the appendix, too.")
 @click.option("--timeout", type=click.FloatRange(1), metavar="SECONDS", help="For each cell.")
 @click.option("--list", "listing", is_flag=True, help="Show notebooks and parameters, run nothing.")
-def run(preset, name, parameters, only, start, appendix, timeout, listing) -> None:
+def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
     """Execute the six notebooks into outputs/runs/NAME and write report.html there.
 
     PRESET is quick (default, the notebooks as they stand), smoke (does everything run? the scores
-    mean nothing) or full (for a GPU and real photos). --only and --from go on with the newest run,
-    or with the one called --name. The exit code is 1 when a notebook failed.
+    mean nothing) or full (for a GPU and real photos). --from goes on with the newest run, or with
+    the one called --name. The exit code is 1 when a notebook failed.
     """
     notebooks = find_notebooks(appendix)
     declared = {path: declared_parameters(path) for path in notebooks}
@@ -253,9 +254,9 @@ def run(preset, name, parameters, only, start, appendix, timeout, listing) -> No
             click.echo(path.stem)
             click.echo("".join(f"  {key:<14} {value!r}\n" for key, value in defaults.items()))
         return
-    selected = select(notebooks, only, start)
+    selected = select(notebooks, start) if start else notebooks
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))
-    folder, record = open_run(preset, name, part=bool(only or start))
+    folder, record = open_run(preset, name, part=bool(start))
     about, preset = record["run"], record["run"]["preset"]
     about["parameters"] |= given
     states = about["notebooks"]

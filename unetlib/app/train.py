@@ -1,10 +1,9 @@
 """The command `unetlib train`: a whole training from its settings, as 03_train shows it."""
 
 import os
-import shutil
 import sys
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from click import BOOL, STRING, Choice, FloatRange, IntRange
 
 from unetlib.app import Command
+from unetlib.app.run import keep_earlier
 from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
 from unetlib.errors import hint
 from unetlib.paths import find_input, read_text, resolve, write_whole
@@ -70,18 +70,38 @@ def read_settings(file: Path) -> dict[str, Any]:
         for key, value in content.items():
             name = str(key).replace("-", "_")
             if name not in names:
-                raise ValueError(
-                    f"no setting {key!r}.{hint(name, names)} There are {', '.join(names)}"
-                )
-            if not isinstance(value, str):
-                raise ValueError(f"{key} is one text or number, not {value!r:.60}")
-            if value.strip() in ("", "~", "null"):
+                near = f"{hint(name, names)} There are {', '.join(names)}"
+                raise ValueError(f"no setting {key!r}.{near}")
+            if str(value).strip() in ("", "~", "null"):
                 raise ValueError(f"{key} is empty (a variable that is not set?)")
-            found[names[name]] = value
+            found[names[name]] = str(value)
         TrainOptions(**found)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
     return found
+
+
+def open_photos(network: Path, source: str | None = None, **changes):
+    """The photos of `source`, or, without one, of the training that made `network`: a file, or the
+    .pth beside it. Divided as by then, except for `changes` of the settings. Returns a Source;
+    raises ValueError that says how to name other photos."""
+    from unetlib.data.sources import open_settings
+    from unetlib.pretrained import is_exported
+
+    how = asdict(TrainOptions(source=source or "synthetic"))
+    try:
+        if not source:
+            from unetlib.checkpoint import load_checkpoint  # needs PyTorch
+
+            path = network.with_suffix(".pth") if is_exported(network) else network
+            how |= load_checkpoint(path).extra
+        if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
+            how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
+        how |= changes
+        return open_settings(**{name: how[name] for name in signature(open_settings).parameters})
+    except (ValueError, OSError) as error:
+        advice = "" if source else ". --source SPEC says which photos to take"
+        raise ValueError(f"{error}{advice}") from error
 
 
 def _options(command):
@@ -159,13 +179,10 @@ def run_training(o: TrainOptions):
     o = replace(o, source=absolute_spec(o.source), source_root=root, init_from=init_from)
 
     def keep_records(epoch: int, *_) -> None:
-        if epoch > 0:
-            settings = {name: value for name, value in asdict(o).items() if value != ""}
-            write_whole(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-            return
-        for path in list(checkpoints.glob("????_model.pth")):  # an earlier training's
-            date = datetime.fromtimestamp(path.stat().st_mtime)
-            shutil.copy2(path, path.with_stem(f"{path.stem}-{date:%Y%m%d-%H%M%S}"))
+        if epoch == 0:
+            return keep_earlier(checkpoints)
+        settings = {name: value for name, value in asdict(o).items() if value != ""}
+        write_whole(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     callbacks: list = [keep_records]
     if o.timelapse and loaders[1]:
