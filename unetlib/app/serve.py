@@ -14,7 +14,7 @@ class ServeCommand(Command):
     def get_params(self, ctx: click.Context):
         if "host" not in {param.name for param in self.params}:
             need(*PACKAGES, extra="serve")
-            from unetlib.app.server import Settings
+            from unetlib.app.settings import Settings
 
             for name, field in Settings.model_fields.items():
                 flag, default = "--" + name.replace("_", "-"), field.get_default()
@@ -30,10 +30,13 @@ class ServeCommand(Command):
 
 
 def start(ready: str, config: str | None, browser: bool, given: dict) -> None:
-    from unetlib.app import server
+    from unetlib.app.settings import read_settings
 
     given = {name: value for name, value in given.items() if value is not None}
-    server.run(server.read_settings(config, given), ready, browser)
+    settings = read_settings(config, given)
+    from unetlib.app.server import run  # only now: it loads much
+
+    run(settings, ready, browser)
 
 
 CONFIG = click.option("--config", help="Settings: YAML or JSON [serve.yaml or serve.json if here].")

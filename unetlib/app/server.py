@@ -21,41 +21,41 @@ import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import Literal
 from uuid import uuid4
 
+import cv2
 import numpy as np
 import prometheus_client as prometheus
 import psutil
 import uvicorn
-import yaml
 from fastapi import FastAPI, Request
-from fastapi.exceptions import HTTPException
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import UnidentifiedImageError
-from pydantic import BaseModel, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
+from unetlib.app.settings import Settings, first_of
 from unetlib.app.web import Networks, build_page
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
 from unetlib.data.images import ImageError, TooLarge, image_size, load_image
-from unetlib.errors import hint, need
+from unetlib.errors import need
 from unetlib.matting import REFINEMENTS
-from unetlib.paths import find_input
 from unetlib.pretrained import NETWORKS
 
-PREFIX = "UNETLIB_SERVE_"
 PHOTO = {"/remove-background", "/batch-remove-background", "/api/remove"}  # POST; others are GET
 OPEN = {"/health", "/docs", "/openapi.json"}  # without a key; the page has a login of its own
 ROUTES = PHOTO | OPEN | {"/model-info", "/metrics"}
 KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 log = logging.getLogger("unetlib.serve")
 requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
 errors = prometheus.Counter("unetlib_errors", "Requests and photos refused.", ["error"])
@@ -64,58 +64,6 @@ pixels = prometheus.Counter("unetlib_pixels", "Pixels of the photos cut out.")
 running = prometheus.Gauge("unetlib_running", "Requests that a thread works for.")
 waiting = prometheus.Gauge("unetlib_waiting", "Requests that are sent or wait for a thread.")
 MultiPartParser.spool_max_size = 0  # no upload is written to a disk: Front limits what is held
-
-
-class Settings(BaseSettings, extra="forbid", coerce_numbers_to_str=True):
-    """The options of `unetlib serve`, keys of its file, and names in the environment."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX)
-    network: str = Field("people", min_length=1, description="A name or a file")
-    device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:1 or mps")
-    host: str = Field("127.0.0.1", min_length=1, description="0.0.0.0 lets others in")
-    port: int = Field(8000, ge=0, le=65535, description="0: a free one")
-    workers: int = Field(os.cpu_count() or 1, ge=1, description="Photos in work at a time")
-    queue: int = Field(32, ge=0, description="Requests that may wait, more get a 503")
-    seconds: float = Field(60, gt=0, description="Of a request, a longer one gets a 504")
-    upload_mb: float = Field(30, gt=0, description="Of a photo, a larger one gets a 413")
-    megapixels: float = Field(50, gt=0, description="Of a photo, a larger one gets a 413")
-    buffer_mb: float = Field(500, gt=0, description="Of all uploads in memory, more get a 503")
-    files: int = Field(10, ge=1, description="Photos of a batch")
-    api_key: SecretStr | None = Field(None, min_length=1, description="Else everybody may ask")
-    cors: str = Field("", description="Origins whose pages may ask, with commas; * for all")
-    page: bool = Field(True, description="Show the page at /")
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
-
-
-def read_settings(config: str | None = None, given: dict | None = None) -> Settings:
-    """Settings from `given`, else the environment, else a file (YAML, of which JSON is a part).
-    Raises ValueError for a name that is none, naming the nearest, and for a wrong value."""
-    known, places = Settings.model_fields, ("serve.yaml", "serve.json")
-    for name in os.environ:
-        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known:
-            near = hint(name, [PREFIX + one.upper() for one in known])
-            raise ValueError(f"environment variable {name}: there is no such setting.{near}")
-    found = find_input(config) if config else next(filter(os.path.isfile, places), None)
-    try:
-        return type("Found", (Settings,), {}, yaml_file=found)(**(given or {}))
-    except ValidationError as error:
-        name, text = first_of(error, known)
-        raise ValueError(f"setting {name}: {text}") from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{found}: lines as `port: 8000` are expected (YAML): {what}") from error
-
-
-def first_of(error: ValidationError, known) -> tuple[str, str]:
-    """The name that pydantic complains of first, and why; without the value, which may be a key."""
-    first = error.errors()[0]
-    name = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return name, f"there is none of this name.{hint(name, known)} There are {', '.join(known)}"
-    return name, first["msg"]
 
 
 class Refused(Exception):
@@ -128,28 +76,28 @@ class Refused(Exception):
 
 def refusal(error: Exception) -> Refused:
     """What a client is told of an error, which is counted."""
-    status, code, text = 500, "unexpected", "the server's log says more"
+    text = str(error)
     match error:
         case Refused():
-            status, code, text = error.status, error.code, str(error)
+            status, code = error.status, error.code
         case HTTPException():
             status, code, text = error.status_code, "bad_request", error.detail
         case ConnectionError() | ClientDisconnect():
             status, code = 499, "client_gone"
-        case ValidationError():
-            status, code = 422, "bad_parameter"
-            text = "{}: {}".format(*first_of(error, Parameters.model_fields))
         case TooLarge():
-            status, code, text = 413, "too_many_pixels", str(error)
+            status, code = 413, "too_many_pixels"
         case ImageError(__cause__=UnidentifiedImageError()):
-            status, code, text = 415, "not_an_image", str(error)
+            status, code = 415, "not_an_image"
         case ImageError():
-            status, code, text = 422, "broken_image", str(error)
+            status, code = 422, "broken_image"
+        case ValidationError():
+            status, code, text = 422, "bad_parameter", first_of(error, Parameters.model_fields)
         case ValueError() | ImportError():
-            status, code, text = 422, "bad_parameter", str(error)
+            status, code = 422, "bad_parameter"
         case MemoryError():
             status, code, text = 503, "no_memory", "out of memory"
         case _:
+            status, code, text = 500, "unexpected", "the server's log says more"
             log.error("unexpected", exc_info=error)
     errors.labels(code).inc()
     return Refused(status, code, text)
@@ -172,10 +120,16 @@ class Front:
     def __init__(self, settings: Settings):
         self.settings, self.stopping, self.jobs, self.app = settings, False, set(), None
         self.pool = ThreadPoolExecutor(settings.workers, "cut")
-        self.networks = Networks(settings.network, settings.device)
+        # a photo at a time for each core is more than all cores for each photo
+        threads = max(1, (os.cpu_count() or 1) // settings.workers)
+        cv2.setNumThreads(threads)
+        self.networks = Networks(settings.network, settings.device, threads)
         self.networks.load().predict(np.zeros((64, 64, 3), np.uint8))  # warm, and known to work
-        running.set_function(lambda: sum(job.future.running() for job in self.jobs))
-        waiting.set_function(lambda: sum(not job.future.running() for job in self.jobs))
+        running.set_function(self.running)
+        waiting.set_function(lambda: len(self.jobs) - self.running())
+
+    def running(self) -> int:
+        return sum(job.future.running() for job in self.jobs)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -190,8 +144,8 @@ class Front:
             message = await receive()
             job.held += len(message.get("body", b""))
             job.unread = message.get("more_body", False)
-            if job in self.jobs:
-                self.check(scope["path"], job.held)
+            if job in self.jobs and not job.gone:
+                self.check(route, job.held)
             return message
 
         async def tell(message):
@@ -201,11 +155,7 @@ class Front:
             answer["bytes"] += len(message.get("body", b""))
             await send(message)
 
-        async def drain():
-            while job.unread:
-                job.unread = (await receive()).get("more_body", False)
-
-        scope["state"] = {"job": job, "drain": drain}
+        scope["state"] = {"job": job, "hear": hear}
         try:
             self.admit(route, request)
             async with self.place(route, request, job):
@@ -228,18 +178,19 @@ class Front:
         """An error in the form that all have. The rest of the request is thrown away first, or its
         client would not read the answer; but not for long."""
         refused, job = refusal(error), request.state.job
+        job.gone = True
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
-                await request.state.drain()
+                while job.unread:
+                    await request.state.hear()
         headers = HEADERS.get(refused.status, {}) | ({"Connection": "close"} if job.unread else {})
         body = {"error": refused.code, "message": str(refused), "request_id": job.id}
         return JSONResponse(body, refused.status, headers)
 
     def admit(self, route: str, request: Request) -> None:
         """Raises Refused for a wrong method and for a key that is missing or wrong."""
-        if route != "page" and request.method not in (
-            ("POST",) if route in PHOTO else ("GET", "HEAD")
-        ):
+        methods = ("POST",) if route in PHOTO else ("GET", "HEAD")
+        if route != "page" and request.method not in methods:
             raise Refused(405, "method", f"{route} has no {request.method}")
         if (key := self.settings.api_key) and route in ROUTES - OPEN:
             bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -247,9 +198,9 @@ class Front:
             if not hmac.compare_digest(given, key.get_secret_value().encode()):
                 raise Refused(401, "key", "a key is needed: X-API-Key or Authorization: Bearer")
 
-    def check(self, path: str, size: int) -> None:
+    def check(self, route: str, size: int) -> None:
         """Raises Refused where a request, or all of them, are too large."""
-        most = self.settings.upload_mb * (self.settings.files if "batch" in path else 1)
+        most = self.settings.upload_mb * (self.settings.files if "batch" in route else 1)
         if size > 1e6 * most:
             raise Refused(413, "upload_too_large", f"more than {most:g} MB")
         if sum(job.held for job in self.jobs) > 1e6 * self.settings.buffer_mb:
@@ -275,9 +226,14 @@ class Front:
         finally:
             job.gone, loop = True, asyncio.get_running_loop()
             job.future.cancel()
-            job.future.add_done_callback(
-                lambda _: loop.call_soon_threadsafe(self.jobs.discard, job)
-            )
+            free = partial(loop.call_soon_threadsafe, self.leave, job)
+            job.future.add_done_callback(lambda _: free())
+
+    def leave(self, job: Job) -> None:
+        """A place is free. After the last, memory goes back to the system: glibc would keep it."""
+        self.jobs.discard(job)
+        if not self.jobs and hasattr(LIBC, "malloc_trim"):
+            LIBC.malloc_trim(0)
 
     async def work(self, request: Request, function, *args):
         """function(job, *args) in a thread of the pool, unless the client goes away before."""
@@ -376,7 +332,7 @@ class Cutter:
         file.seek(0)
         return file
 
-    def cut(self, file) -> tuple[bytes, dict]:
+    def cut(self, job: Job, name: str, file) -> tuple[bytes, dict]:
         """The bytes of one answer, and facts on it."""
         start, given, networks = time.perf_counter(), self.given, self.front.networks
         behind = read_background(given.background, files=False)
@@ -384,18 +340,12 @@ class Cutter:
             behind = Background(np.asarray(load_image(self.small(self.behind))))
         how = {"threshold": given.threshold, "refine": given.refine, "crop": given.crop}
         recipe = Recipe(**how, background=behind, size=given.size)
-        try:
-            cut = cut_photo(self.small(file), networks.load(given.network), recipe)
-            content = cut.encode(KINDS[given.output], given.format)
-        finally:
-            trim()
+        cut = cut_photo(self.small(file), networks.load(given.network), recipe)
+        content = cut.encode(KINDS[given.output], given.format)
         height, width = cut.photo.rgb.shape[:2]
         pixels.inc(width * height)
         facts = {"size": f"{width}x{height}", "network": given.network or networks.default}
         return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
-
-    def one(self, job: Job, photo) -> tuple[bytes, dict]:
-        return self.cut(photo[1])
 
     def batch(self, job: Job, photos) -> tuple[bytes, dict]:
         """A zip of all that can be cut out, and report.json on each."""
@@ -407,23 +357,16 @@ class Cutter:
                 stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
                 result = f"{number:02}_{stem}.{self.given.format}"
                 try:
-                    content, facts = self.cut(file)
+                    content, facts = self.cut(job, name, file)
                     archive.writestr(result, content)
                     facts = {"status": 200, "result": result} | facts
                 except Exception as error:
-                    refused = refusal(error)
-                    facts = {"status": refused.status, "error": refused.code}
-                    facts["message"] = str(refused)
+                    no = refusal(error)
+                    facts = {"status": no.status, "error": no.code, "message": str(no)}
                 report.append({"file": name} | facts)
             archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
         failed = sum(line["status"] != 200 for line in report)
         return packed.getvalue(), {"photos": len(report), "failed": failed}
-
-
-def trim() -> None:
-    """Memory of photos goes back to the system: glibc keeps it otherwise."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def sent(content: bytes, media_type: str, facts: dict) -> Response:
@@ -485,7 +428,7 @@ def build(settings: Settings) -> Front:
         if len(photos) != 1:
             raise Refused(422, "no_photo", f"one photo is expected as `file`, not {len(photos)}")
         cutter = Cutter(front, parameters, behind)
-        content, facts = await front.work(request, cutter.one, *photos)
+        content, facts = await front.work(request, cutter.cut, *photos[0])
         return sent(content, f"image/{parameters.format}", facts)
 
     @app.post("/batch-remove-background", openapi_extra=form(Parameters, "files"))
@@ -502,8 +445,7 @@ def build(settings: Settings) -> Front:
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         """Live if it answers, ready if it takes photos; 503 if not."""
-        at_work = sum(job.future.running() for job in front.jobs)
-        queue = {"running": at_work, "waiting": len(front.jobs) - at_work, "limit": settings.queue}
+        queue = {"running": front.running(), "waiting": len(front.jobs) - front.running()}
         memory = round(psutil.Process().memory_info().rss / 1e6)
         facts = {"live": True, "ready": not front.stopping, "memory_mb": memory, "queue": queue}
         return JSONResponse(facts, 503 if front.stopping else 200)
@@ -511,14 +453,11 @@ def build(settings: Settings) -> Front:
     @app.get("/model-info")
     async def model_info() -> dict:
         """The networks that a request may name, and the limits."""
-        networks, listed = front.networks, []
-        for name in networks.files:
-            one = NETWORKS.get(name)
-            facts = {"about": one.about, "licence": one.licence, "iou": one.iou} if one else {}
-            listed.append({"name": name} | facts)
         limits = settings.model_dump(exclude={"api_key", "network", "host", "port", "cors"})
-        runs = networks.load().describe()
-        return {"default": networks.default, "runs": runs, "networks": listed, "limits": limits}
+        runs, names = front.networks.load().describe(), front.networks.files
+        about = {name: NETWORKS[name].about if name in NETWORKS else "" for name in names}
+        default = front.networks.default
+        return {"default": default, "runs": runs, "networks": about, "limits": limits}
 
     @app.get("/metrics")
     async def metrics() -> Response:

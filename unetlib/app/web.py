@@ -22,20 +22,24 @@ ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted 
 
 
 @lru_cache(4)
-def _predictor(network, device: str = "auto"):
+def _predictor(network, device: str = "auto", threads: int | None = None):
     from unetlib.predict import Predictor
 
-    return network if isinstance(network, Predictor) else Predictor(network, device)
+    if isinstance(network, Predictor):
+        return network
+    return Predictor(network, device, threads=threads)
 
 
 class Networks:
     """The networks that are on this machine, by name: `default`, which may be a file, the shipped
-    and downloaded ones, and your own. Nothing is downloaded but the default."""
+    and downloaded ones, and your own. Nothing is downloaded but the default. `device`, `threads`:
+    as of `Predictor`."""
 
-    def __init__(self, default: str = "people", device: str = "auto"):
+    def __init__(self, default: str = "people", device: str = "auto", threads: int | None = None):
         from unetlib.pretrained import NETWORKS
 
-        self.default, self.device, self.loading = Path(default).name, device, Lock()
+        self.default, self.loading = Path(default).name, Lock()
+        self.device, self.threads = device, threads
         self.files = {self.default: default}
         for name, one in NETWORKS.items():
             whole = one.path.is_file() and one.bytes in (0, one.path.stat().st_size)
@@ -52,7 +56,7 @@ class Networks:
             known = f"There are {', '.join(self.files)}"
             raise ValueError(f"network {name!r} is not here.{hint(name, self.files)} {known}")
         with self.loading:
-            return _predictor(self.files[name], self.device)
+            return _predictor(self.files[name], self.device, self.threads)
 
 
 @lru_cache(8)

@@ -1,0 +1,341 @@
+"""The server as people run it: a process on the loopback, asked over HTTP."""
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import write_color_network
+from PIL import Image
+
+from unetlib.cutting import Recipe, cut_photo
+from unetlib.predict import Predictor
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+CHECKOUT = str(Path(__file__).resolve().parents[1])
+
+
+def as_bytes(rgb: np.ndarray, format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, format)
+    return file.getvalue()
+
+
+def picture(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+RGB = np.full((90, 120, 3), (10, 30, 90), np.uint8)
+RGB[20:70, 30:80] = (250, 20, 20)
+PHOTO = as_bytes(RGB)
+FILE = {"file": ("my secret.png", PHOTO)}
+
+
+@contextmanager
+def served(folder: Path, *args, **how):
+    """`unetlib serve` in a folder, as an httpx client with its `process` and the `lines` logged."""
+    command = [sys.executable, "-m", "unetlib", "serve", "--port", "0", "--no-page", *args]
+    env = {**os.environ, "PYTHONPATH": CHECKOUT, "UNETLIB_ROOT": str(folder)}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+    reader.start()
+    address = re.search(r"http://[\d.:]+", process.stdout.readline())
+    assert address, lines
+    with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
+        client.process, client.lines = process, lines
+        yield client
+    process.send_signal(signal.SIGTERM)
+    client.code = process.wait(30)
+    reader.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A project with two networks: one finds red, the other is slow."""
+    root = tmp_path_factory.mktemp("a project")
+    (root / "outputs" / "checkpoints").mkdir(parents=True)
+    write_color_network(root / "outputs" / "checkpoints" / "best_model.onnx")
+    write_slow_network(root / "slow.onnx")
+    Image.fromarray(RGB).save(root / "private.png")
+    return root
+
+
+def write_slow_network(path: Path) -> None:
+    """A convolution that takes seconds at a working size of 1024."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.full((16, 3, 33, 33), 1e-3, np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[16] * 4),
+        helper.make_node("ReduceMax", ["y"], ["z"], axes=[1]),
+        helper.make_node("Sigmoid", ["z"], ["soft"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
+        for name, channels in (("x", 3), ("soft", 1))
+    ]
+    graph = helper.make_graph(nodes, "slow", ends[:1], ends[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """Small limits; no process of it can write into a file."""
+
+    def no_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    options = ["--network", "best", "--upload-mb", "2", "--megapixels", "3", "--files", "3"]
+    with served(folder, *options, preexec_fn=no_files) as client:
+        yield client
+    assert client.code == 0
+    assert not [line for line in client.lines if "secret" in line or "traceback" in line]
+
+
+def test_a_photo_goes_in_and_its_cut_out_comes_back(server, folder):
+    predictor = Predictor(folder / "outputs" / "checkpoints" / "best_model.onnx")
+    answer = server.post("/remove-background", files=FILE, headers={"X-Request-ID": "abc-1"})
+    assert answer.content == cut_photo(PHOTO, predictor).encode()
+    assert answer.headers["x-size"] == "120x90" and answer.headers["x-network"] == "best"
+    assert float(answer.headers["x-milliseconds"]) > 0 and answer.headers["x-request-id"] == "abc-1"
+    how = {"content": PHOTO, "headers": {"Content-Type": "image/png"}}
+    assert server.post("/remove-background", **how).content == answer.content
+    how["params"] = {"output": "mask", "threshold": 0.9, "refine": "none", "crop": True}
+    cut = cut_photo(PHOTO, predictor, Recipe(0.9, "none", crop=True))
+    assert server.post("/remove-background", **how).content == cut.encode("mask_binary")
+    fields = {"output": "soft", "format": "webp", "size": 64}
+    soft = server.post("/remove-background", files=FILE, data=fields)
+    assert soft.headers["content-type"] == "image/webp"
+    assert soft.content == cut_photo(PHOTO, predictor, Recipe(size=64)).encode("mask_soft", "webp")
+    behind = {"background": ("b.png", as_bytes(np.full((9, 9, 3), 200, np.uint8)))}
+    laid = server.post("/remove-background", files=FILE | behind).content
+    assert picture(laid)[2, 2].tolist() == [200, 200, 200]
+    laid = server.post("/remove-background", files=FILE, data={"background": "#0a4678"}).content
+    assert picture(laid)[2, 2].tolist() == [10, 70, 120]
+
+
+def test_large_uploads_stay_in_memory(server):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 800, 3), np.uint8)
+    photo = as_bytes(noise)
+    assert len(photo) > 1.5e6  # more than what web servers put into a file
+    assert server.post("/remove-background", files={"file": ("a.png", photo)}).status_code == 200
+
+
+def test_clients_of_rembg(server):
+    color = picture(server.post("/api/remove?bgc=0,255,0,255", files=FILE).content)
+    assert color[2, 2].tolist() == [0, 255, 0]
+    mask = picture(server.post("/api/remove", files=FILE, data={"om": "true"}).content)
+    assert mask.shape == (90, 120) and mask[45, 55] > 250 and mask[2, 2] < 5
+    assert (
+        picture(server.post("/api/remove", files=FILE, data={"ppm": "true"}).content).shape[2] == 4
+    )
+    assert (
+        "not here" in server.post("/api/remove", files=FILE, data={"model": "x"}).json()["message"]
+    )
+    assert server.get("/api/remove", params={"url": "http://127.0.0.1/"}).status_code == 405
+
+
+def test_a_batch_has_a_report(server):
+    names = ["../a.png", "notes.txt", "../a.png"]
+    files = [("files", (name, b"hello" if "txt" in name else PHOTO)) for name in names]
+    answer = server.post("/batch-remove-background", files=files)
+    assert answer.headers["x-failed"] == "1"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["01_a.png", "03_a.png", "report.json"]
+        report = json.loads(archive.read("report.json"))
+        one = server.post("/remove-background", files=FILE).content
+        assert archive.read("03_a.png") == one
+    assert [line["status"] for line in report] == [200, 415, 200]
+    assert report[0]["size"] == "120x90" and report[1]["error"] == "not_an_image"
+
+
+LARGE = np.random.default_rng(0).bytes(2_500_000)
+WRONG = [
+    ("no_photo", 422, {"data": {"threshold": "0.5"}, "files": {"background": ("a", PHOTO)}}),
+    ("not_an_image", 415, {"files": {"file": ("a.png", b"hello")}}),
+    ("not_an_image", 415, {"content": "{}", "headers": {"Content-Type": "application/json"}}),
+    ("broken_image", 422, {"files": {"file": ("a.png", PHOTO[:-40])}}),
+    ("too_many_pixels", 413, {"content": as_bytes(np.zeros((1800, 1800), np.uint8))}),
+    ("upload_too_large", 413, {"content": LARGE}),
+    ("upload_too_large", 413, {"content": iter([LARGE[:100_000]] * 25)}),
+    ("bad_parameter", 422, {"files": FILE, "data": {"threshold": "2"}}),
+    ("bad_parameter", 422, {"files": FILE, "data": {"network": "bets"}}),
+    ("bad_parameter", 422, {"files": FILE, "data": {"background": "private.png"}}),
+    ("bad_parameter", 422, {"files": FILE, "data": {"tresh": "1"}}),
+    ("bad_request", 400, {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "request_"), WRONG)
+def test_errors_have_one_form(server, code, status, request_):
+    answer = server.post("/remove-background", **request_)
+    body = answer.json()
+    assert (answer.status_code, body["error"]) == (status, code), body
+    assert body.keys() == {"error", "message", "request_id"} and body["message"]
+    assert body["request_id"] == answer.headers["x-request-id"]
+
+
+def test_other_errors(server):
+    files = [("files", ("a.png", PHOTO))] * 4
+    answer = server.post("/batch-remove-background", files=files)
+    assert answer.status_code == 422 and "1 to 3 photos" in answer.json()["message"]
+    assert server.get("/remove-background").json()["error"] == "method"
+    assert server.get("/nowhere").status_code == 404 and "request_id" in server.get("/x").json()
+    wrong = server.post("/remove-background", files=FILE, data={"tresh": "1"}).json()
+    assert "tresh" in wrong["message"] and "Did you mean 'threshold'?" in wrong["message"]
+
+
+def test_health_networks_metrics_and_log(server):
+    health = server.get("/health").json()
+    assert health["live"] and health["ready"] and health["memory_mb"] > 50
+    assert health["queue"] == {"running": 0, "waiting": 0}
+    info = server.get("/model-info").json()
+    assert info["default"] == "best" and info["limits"]["upload_mb"] == 2
+    assert {"best", "people", "best_model.onnx"} <= info["networks"].keys()
+    server.post("/remove-background", files={"file": ("a.png", b"hello")})
+    text = server.get("/metrics").text
+    assert re.search(r'requests_total\{route="/remove-background",status="200"\} \d', text)
+    for name in ("errors_total", "seconds_bucket", "pixels_total", "waiting 0", "running 0"):
+        assert f"unetlib_{name}" in text
+    assert "/remove-background" in server.get("/openapi.json").json()["paths"]
+    assert server.get("/docs").status_code == 200
+    assert (
+        "access-control-allow-origin"
+        not in server.get("/health", headers={"Origin": "http://a"}).headers
+    )
+    line = json.loads(server.lines[-1])
+    assert line["route"] == "/health" and line["status"] == 200 and line["id"] and line["ms"] >= 0
+
+
+def counts(client, running: int, waiting: int) -> None:
+    """Waits until the server has so many requests."""
+    wanted, end = {"running": running, "waiting": waiting}, time.monotonic() + 30
+    while (queue := client.get("/health").json()["queue"]) != queue | wanted:
+        assert time.monotonic() < end, queue
+        time.sleep(0.02)
+
+
+def test_a_full_queue_time_and_clients_that_go_away(folder):
+    slow = {"size": 1024, "network": "slow.onnx", "refine": "none"}
+    options = ["--network", "slow.onnx", "--workers", "1", "--queue", "1", "--seconds", "1.5"]
+    with served(folder, *options) as client:
+        host = client.base_url.host, client.base_url.port
+        head = b"POST /remove-background HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n"
+        with socket.create_connection(host) as one, socket.create_connection(host) as other:
+            one.sendall(head)
+            other.sendall(head)
+            counts(client, 0, 2)
+            full = client.post("/remove-background", content=PHOTO)
+            assert full.status_code == 503 and full.json()["error"] == "queue_full"
+            assert int(full.headers["retry-after"]) > 0
+        counts(client, 0, 0)  # they went away
+        assert client.post("/remove-background", content=PHOTO, params={"size": 32}).is_success
+        late = client.post("/remove-background", content=PHOTO, params=slow)
+        assert late.status_code == 504 and late.json()["error"] == "time"
+        counts(client, 1, 0)  # its thread cannot be stopped, and keeps its place
+        counts(client, 0, 0)
+
+
+def test_stopped_gently(folder):
+    with served(folder, "--network", "slow.onnx", "--workers", "1", "--files", "1") as client:
+        answers = {}
+
+        def ask(name, size):
+            answers[name] = client.post("/remove-background", content=PHOTO, params={"size": size})
+
+        threads = [threading.Thread(target=ask, args=args) for args in (("a", 1024), ("b", 32))]
+        threads[0].start()
+        counts(client, 1, 0)
+        threads[1].start()
+        counts(client, 1, 1)
+        client.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        client.process.wait(30)
+    assert answers["a"].status_code == 200 and client.code == 0
+    assert answers["b"].status_code == 503 and answers["b"].json()["error"] == "stopping"
+
+
+def test_the_page_and_a_key(folder):
+    gradio_client = pytest.importorskip("gradio_client")
+    options = ["--network", "best", "--page", "--api-key", "open sesame", "--cors", "http://a.org"]
+    with served(folder, *options) as client:
+        assert client.get("/health").is_success
+        for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer x"}):
+            answer = client.post("/remove-background", content=PHOTO, headers=headers)
+            assert answer.status_code == 401 and answer.json()["error"] == "key"
+        for headers in ({"X-API-Key": "open sesame"}, {"Authorization": "Bearer open sesame"}):
+            headers["Origin"] = "http://a.org"
+            answer = client.post("/remove-background", content=PHOTO, headers=headers)
+            assert answer.is_success
+            assert answer.headers["access-control-allow-origin"] == "http://a.org"
+        address = str(client.base_url)
+        client.get("/")  # Gradio is loaded
+        with pytest.raises(Exception, match="(?i)auth|login|credentials"):
+            gradio_client.Client(address, auth=("me", "wrong"), verbose=False)
+        page = gradio_client.Client(address, auth=("me", "open sesame"), verbose=False)
+        *_, said = page.predict(param_7=None, api_name="/show")
+        assert "512×512 pixels" in said
+
+
+WRONG_SETTINGS = [
+    (["--queue", "many"], {}, "", "setting queue"),
+    (["--config", "mine.yaml"], {}, "prot: 1", "Did you mean 'port'?"),
+    (["--config", "mine.yaml"], {}, "[1, 2]", "mine.yaml"),
+    (["--config", "mine.yaml"], {}, "port: [", "mine.yaml"),
+    ([], {"UNETLIB_SERVE_PROT": "1"}, "", "Did you mean 'UNETLIB_SERVE_PORT'?"),
+    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "setting api_key"),
+    (["--device", "cuda"], {}, "", "cuda"),
+    (["--network", "poeple"], {}, "", "Did you mean 'people'?"),
+    (["--port", "TAKEN"], {}, "", "cannot listen at 127.0.0.1"),
+]
+
+
+@pytest.mark.parametrize(("args", "env", "file", "said"), WRONG_SETTINGS)
+def test_wrong_settings_are_one_line(args, env, file, said, tmp_path):
+    (tmp_path / "mine.yaml").write_text(file)
+    env = {**os.environ, "PYTHONPATH": CHECKOUT, "UNETLIB_ROOT": str(tmp_path), **env}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        args = [arg.replace("TAKEN", str(other.getsockname()[1])) for arg in args]
+        command = [sys.executable, "-m", "unetlib", "serve", "--no-page", *args]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == (
+        1 if said.startswith(("cuda", "cannot", "Did you mean 'people")) else 2
+    )
+
+
+def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
+    from unetlib.app.settings import read_settings
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "serve.json").write_text('{"port": 1, "queue": 2, "files": 3, "api_key": 123}')
+    monkeypatch.setenv("UNETLIB_SERVE_PORT", "4")
+    monkeypatch.setenv("UNETLIB_SERVE_QUEUE", "5")
+    settings = read_settings(given={"port": "6"})
+    assert (settings.port, settings.queue, settings.files) == (6, 5, 3)
+    assert settings.api_key.get_secret_value() == "123" and "123" not in repr(settings)
