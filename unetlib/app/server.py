@@ -21,6 +21,7 @@ import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePath
 from typing import Literal
 from uuid import uuid4
@@ -54,6 +55,7 @@ ROUTES = PHOTO | OPEN | {"/model-info", "/metrics"}
 KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 log = logging.getLogger("unetlib.serve")
 requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
 errors = prometheus.Counter("unetlib_errors", "Requests and photos refused.", ["error"])
@@ -224,9 +226,14 @@ class Front:
         finally:
             job.gone, loop = True, asyncio.get_running_loop()
             job.future.cancel()
-            job.future.add_done_callback(
-                lambda _: loop.call_soon_threadsafe(self.jobs.discard, job)
-            )
+            free = partial(loop.call_soon_threadsafe, self.leave, job)
+            job.future.add_done_callback(lambda _: free())
+
+    def leave(self, job: Job) -> None:
+        """A place is free. After the last, memory goes back to the system: glibc would keep it."""
+        self.jobs.discard(job)
+        if not self.jobs and hasattr(LIBC, "malloc_trim"):
+            LIBC.malloc_trim(0)
 
     async def work(self, request: Request, function, *args):
         """function(job, *args) in a thread of the pool, unless the client goes away before."""
@@ -333,11 +340,8 @@ class Cutter:
             behind = Background(np.asarray(load_image(self.small(self.behind))))
         how = {"threshold": given.threshold, "refine": given.refine, "crop": given.crop}
         recipe = Recipe(**how, background=behind, size=given.size)
-        try:
-            cut = cut_photo(self.small(file), networks.load(given.network), recipe)
-            content = cut.encode(KINDS[given.output], given.format)
-        finally:
-            trim()
+        cut = cut_photo(self.small(file), networks.load(given.network), recipe)
+        content = cut.encode(KINDS[given.output], given.format)
         height, width = cut.photo.rgb.shape[:2]
         pixels.inc(width * height)
         facts = {"size": f"{width}x{height}", "network": given.network or networks.default}
@@ -363,12 +367,6 @@ class Cutter:
             archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
         failed = sum(line["status"] != 200 for line in report)
         return packed.getvalue(), {"photos": len(report), "failed": failed}
-
-
-def trim() -> None:
-    """Memory of photos goes back to the system: glibc keeps it otherwise."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def sent(content: bytes, media_type: str, facts: dict) -> Response:
