@@ -21,10 +21,8 @@ class ServeCommand(Command):
                 names = [flag, *["--checkpoint"] * (name == "network")]
                 if isinstance(default, bool):
                     names = [f"{flag}/--no-{name}"]
-                shown = {True: "yes", False: "no"}.get(default, default) if default != "" else ""
-                help = (
-                    field.description + f" [{shown}]." if shown != "" else f"{field.description}."
-                )
+                shown = "yes" if default is True else default  # `page` is the only switch
+                help = field.description + ("." if shown in ("", None) else f" [{shown}].")
                 self.params.append(click.Option(names, default=None, help=help, metavar="VALUE"))
         return super().get_params(ctx)
 
