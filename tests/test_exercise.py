@@ -130,7 +130,6 @@ def wrong_answers():
     yield *first, "another threshold is cheaper"
     yield checks.foreground_colours, lambda photo, alpha: photo, "fringe"
     yield checks.soft_focus, lambda photo, alpha: photo, "only the blurred photo"
-    yield checks.order_of_parts, lambda: ["edge", "core", "thin"], "lowest level"
     yield checks.is_val, lambda name: split_fraction(name) < 0.2, "both sides"
 
 
