@@ -105,7 +105,8 @@ def compare(found, right, hint: str, *wrong, within: float = 1e-4) -> str | None
         if alike and np.abs(found - value).max() <= within:
             return said
     if found.shape != right.shape and found.size * right.size > 1:
-        return f"the shape should be {right.shape}, not {found.shape}: {hint}"
+        wanted = f"the shape should be {right.shape}" if right.shape else "return one number"
+        return f"{wanted}, not {found.shape}: {hint}"
     return f"{hint}, not {found.item():.3f}" if found.size == 1 else hint
 
 
@@ -137,7 +138,7 @@ def mirrored_item(answer):
         found = answer(items, i)
         if len(found) != 2:
             yield "return two tensors, image and mask"
-        hint = f"item {i} is item {i % 3}" + ", mirrored: its last axis flipped" * (i > 2)
+        hint = f"item {i} is item {i % 3} of the set" + ", its last axis flipped" * (i > 2)
         yield compare(found[0], image, hint, (items[i % 3][0].flip(1), upside))
         yield compare(found[1], mask, "the mask must be mirrored with the photo")
 
@@ -210,7 +211,7 @@ def dice_loss(answer):
     yield compare(
         found,
         right,
-        f"it should be {right:.3f}: sigmoid, factor 2, 1 added above and below, sums per image",
+        f"sigmoid, factor 2, 1 added above and below, sums per image: it should be {right:.3f}",
         (1 - right, "this is the score; the loss is 1 minus it"),
         (3 * right, "take the mean over the images, not the sum"),
         (losses.dice_loss(x[:1], t[:1]), "only the first image was looked at"),
@@ -296,7 +297,7 @@ def choose_threshold(answer):
         yield compare(
             found[0],
             thresholds[best],
-            f"with cost {cost} another threshold is cheaper: cost × fn + fp, summed over photos",
+            f"cost × fn + fp, summed over photos: with cost {cost} another threshold is cheaper",
             (thresholds[tempting], "the best on the test photos: choose on the others (~test)"),
             (best, f"{best} is none of the thresholds; is it a place in the list?"),
         )
