@@ -138,7 +138,7 @@ def mirrored_item(answer):
         found = answer(items, i)
         if len(found) != 2:
             yield "return two tensors, image and mask"
-        hint = f"item {i} is item {i % 3} of the set" + ", its last axis flipped" * (i > 2)
+        hint = f"item {i} is item {i % 3} of the set" + ", mirrored along its last axis" * (i > 2)
         yield compare(found[0], image, hint, (items[i % 3][0].flip(1), upside))
         yield compare(found[1], mask, "the mask must be mirrored with the photo")
 
