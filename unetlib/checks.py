@@ -1,7 +1,8 @@
 """Exercises that check themselves, and say what is missing instead of "wrong".
 
-A check is a function with `@exercise` before it. It gets the student's function, tries it, and
-returns None when the answer is right, else a hint. A notebook shows "correct" or "not yet: HINT".
+A check is a function with `@exercise` before it. It calls the student's function and yields a hint
+(or returns one), or None for each thing that is right. Most are rows for `compare`: what came out,
+the right result, what to say, and typical wrong results with the hint that each deserves.
 """
 
 import contextlib
@@ -11,19 +12,18 @@ import sys
 import traceback
 from collections import namedtuple
 from collections.abc import Callable
+from copy import deepcopy
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from unetlib import losses
-from unetlib.config import TrainConfig
 from unetlib.metrics import count
 from unetlib.models import build_model
-from unetlib.training import fit, seed_everything
+from unetlib.models.unet import UNet, Up
+from unetlib.training import TrainConfig, fit
 
 MIME = "application/vnd.unetlib.exercise+json"
 UNTOUCHED = "nothing is returned so far. Write the function, end it with return, and come back"
@@ -40,7 +40,7 @@ class Verdict(namedtuple("Verdict", "exercise passed hint")):
 
 
 def exercise(check: Callable) -> Callable[[Callable], Verdict | None]:
-    """Turn `check` (student's function -> None or a hint) into one that returns a `Verdict`.
+    """Turn `check` (student's function -> hints) into a function that returns a `Verdict`.
 
     Whatever the student's function raises becomes a hint. nbgrader (NBGRADER_EXECUTION is set)
     gives all points to a cell without an error, so a wrong answer raises AssertionError there; a
@@ -49,7 +49,9 @@ def exercise(check: Callable) -> Callable[[Callable], Verdict | None]:
 
     @functools.wraps(check)
     def run(answer) -> Verdict | None:
-        with contextlib.redirect_stderr(sys.stdout):  # nbgrader gives no points where there is any
+        # nbgrader gives no points where there is any stderr
+        with contextlib.redirect_stderr(sys.stdout), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             hint = _hint(check, answer)
         if not os.environ.get("NBGRADER_EXECUTION"):
             return Verdict(check.__name__, hint is None, hint)
@@ -64,12 +66,15 @@ def _hint(check: Callable, answer: Callable) -> str | None:
     returned = []
 
     @functools.wraps(answer)
-    def watched(*arguments, **named):
-        returned.append(answer(*arguments, **named))
+    def watched(*arguments):  # which gets copies, but for what has a state of its own
+        stateful = nn.Module, np.random.Generator
+        copies = [a if isinstance(a, stateful) else deepcopy(a) for a in arguments]
+        returned.append(answer(*copies))
         return returned[-1]
 
     try:
-        hint = check(watched)
+        said = check(watched)
+        hint = said if isinstance(said, str | None) else next(filter(None, said), None)
     except NotImplementedError:
         return UNTOUCHED
     except (Exception, SystemExit) as error:
@@ -87,98 +92,85 @@ def _hint(check: Callable, answer: Callable) -> str | None:
     return UNTOUCHED if hint is not None and untouched else hint
 
 
+def compare(found, right, hint: str, *wrong, within: float = 1e-4) -> str | None:
+    """None where `found` is the `right` number, array or tensor, within a tolerance. Else the hint
+    of the `wrong` result (result, hint) that it is, or `hint` where it is none of them."""
+
+    def plain(value):
+        return np.asarray(value.detach().cpu() if torch.is_tensor(value) else value, float)
+
+    found, right = plain(found), plain(right)
+    for value, said in [(right, None), *((plain(value), said) for value, said in wrong)]:
+        alike = found.shape == value.shape or found.size == value.size == 1
+        if alike and np.abs(found - value).max() <= within:
+            return said
+    if found.shape != right.shape and found.size * right.size > 1:
+        wanted = f"the shape should be {right.shape}" if right.shape else "return one number"
+        return f"{wanted}, not {found.shape}: {hint}"
+    return f"{hint}, not {found.item():.3f}" if found.size == 1 else hint
+
+
 @exercise
 def iou(answer):
     """01: IoU of two bool masks; two empty ones are equal."""
     a, b = np.zeros((2, 6, 6), bool)
     a[1:5, 1:5], b[2:6, 1:5] = True, True
-    found = float(answer(a, b))
-    if np.isclose(found, 24 / 32):
-        return "this is Dice: the intersection by the mean size. IoU divides by the union"
-    if np.isclose(found, 12 / 36) or np.isclose(found, 20 / 36):
-        return "only pixels that are foreground somewhere count, not the whole picture"
-    if not np.isclose(found, 12 / 20):
-        return f"two squares of 16 pixels that share 12 have 12 / 20 = 0.6, not {found:.3f}"
-    if not np.isclose(float(answer(a, ~a)), 0):
-        return "masks that share nothing score 0"
-    if float(answer(a & False, a & False)) != 1:
-        return "two empty masks are equal and score 1"
-    if not np.isclose(float(answer(a & False, a)), 0):
-        return "an empty mask and one that is not score 0"
+    whole = "only pixels that are foreground somewhere count, not the whole picture"
+    yield compare(
+        answer(a, b),
+        12 / 20,
+        "two squares of 16 pixels that share 12 have 12 / 20 = 0.6",
+        (24 / 32, "this is Dice: the intersection by the mean size. IoU divides by the union"),
+        *((pixels / 36, whole) for pixels in (12, 20, 28)),
+    )
+    yield compare(answer(a, ~a), 0, "masks that share nothing score 0")
+    yield compare(answer(a & False, a & False), 1, "two empty masks are equal and score 1")
+    yield compare(answer(a & False, a), 0, "an empty mask and one that is not score 0")
 
 
 @exercise
 def mirrored_item(answer):
     """01: item i of a set twice as long, whose second half is mirrored."""
-    rng = torch.Generator().manual_seed(0)
-    items = [
-        (torch.rand(3, 4, 6, generator=rng), torch.rand(1, 4, 6, generator=rng)) for _ in "abc"
-    ]
-    for i, (image, mask) in enumerate(items):
-        same, mirrored = answer(items, i), answer(items, i + 3)
-        if len(same) != 2 or len(mirrored) != 2:
-            return "return two tensors, image and mask"
-        if not (torch.equal(same[0], image) and torch.equal(same[1], mask)):
-            return f"item {i} of 3 is as it is in the set"
-        if torch.equal(mirrored[0], image):
-            return f"item {i + 3} is item {i}, mirrored"
-        if torch.equal(mirrored[0], image.flip(1)):
-            return "this is upside down. Left and right is the last axis of (3, H, W)"
-        if not torch.equal(mirrored[0], image.flip(-1)):
-            return f"item {i + 3} is the image of item {i} with its last axis flipped"
-        if not torch.equal(mirrored[1], mask.flip(-1)):
-            return "the mask must be mirrored with the photo"
+    items = [(torch.rand(3, 4, 6), torch.rand(1, 4, 6)) for _ in "abc"]
+    twice = items + [(image.flip(-1), mask.flip(-1)) for image, mask in items]
+    upside = "this is upside down. Left and right is the last axis of (3, H, W)"
+    for i, (image, mask) in enumerate(twice):
+        found = answer(items, i)
+        if len(found) != 2:
+            yield "return two tensors, image and mask"
+        hint = f"item {i} is item {i % 3} of the set" + ", mirrored along its last axis" * (i > 2)
+        yield compare(found[0], image, hint, (items[i % 3][0].flip(1), upside))
+        yield compare(found[1], mask, "the mask must be mirrored with the photo")
 
 
 @exercise
-@torch.no_grad()
 def decoder_block(answer):
     """02: double x, bring it to the skip's size, set both side by side, convolve."""
-    seed_everything(0)
-    up, conv = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Conv2d(8, 5, 3, padding=1)
-    for height, width in ((12, 10), (13, 11)):
-        x, skip = torch.rand(2, 8, height // 2, width // 2), torch.rand(2, 4, height, width)
-        larger = up(x)
-        if larger.shape[-2:] != skip.shape[-2:]:
-            larger = F.interpolate(larger, size=skip.shape[-2:])
-        found = answer(x, skip, up, conv)
-        if tuple(found.shape) != (2, 5, height, width):
-            return (
-                f"with a skip of {height} × {width} the result should be (2, 5, {height}, {width})"
-            )
-        if torch.allclose(found, conv(torch.cat([larger, skip], 1)), atol=1e-5):
-            return "the skip goes first"
-        inner = (..., slice(0, height - 2), slice(0, width - 2))  # however the rest was resized
-        right = conv(torch.cat([skip, larger], 1))
-        if height % 2 == 0 and not torch.allclose(found[inner], right[inner], atol=1e-5):
-            return "double x, torch.cat it behind the skip along the channels, then conv"
+    x, skip, odd = (torch.rand(2, *size) for size in ((8, 6, 5), (4, 12, 10), (4, 13, 11)))
+    block = Up(8, 4, 5, "transposed").eval()
+    yield compare(
+        answer(x, skip, block.up, block.conv),
+        block(x, skip, (12, 10)),
+        "double x, torch.cat it behind the skip along the channels, then conv",
+        (block.conv(torch.cat([block.up(x), skip], 1)), "the skip goes first"),
+    )
+    found = answer(x, odd, block.up, lambda both: both[:, :4])  # however x was resized
+    yield compare(found, odd, "where x is 12 × 10 and the skip 13 × 11, x is resized")
 
 
 @exercise
-@torch.no_grad()
 def depth_3(answer):
     """02: a U-Net of depth 3 from its parts."""
-    seed_everything(0)
-    widths = [3, 4, 8, 16, 32]
-    levels = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
-    ups = [nn.ConvTranspose2d(w, w // 2, 2, stride=2) for w in (32, 16, 8)]
-    decoder = [nn.Conv2d(w, w // 2, 3, padding=1) for w in (32, 16, 8)]
-    head, x = nn.Conv2d(4, 1, 1), torch.rand(1, 3, 32, 24)
-    features = [levels[0](x)]
-    for level in levels[1:]:
-        features.append(level(F.max_pool2d(features[-1], 2)))
-    y = features.pop()
-    for up, level in zip(ups, decoder, strict=True):
-        y = level(torch.cat([features.pop(), up(y)], 1))
-    found = answer(x, levels, ups, decoder, head)
-    if tuple(found.shape) != (1, 1, 32, 24):
-        return f"logits should be (1, 1, 32, 24), not {tuple(found.shape)}: head comes last"
-    if torch.allclose(found, head(y).sigmoid(), atol=1e-4):
-        return "return logits, without a sigmoid"
-    if not torch.allclose(found, head(y), atol=1e-4):
-        return (
-            "pool before each level but the first; in torch.cat the skip first; lowest skip first"
-        )
+    net, x = UNet(base=4, depth=3, upsampling="transposed").eval(), torch.rand(1, 3, 32, 24)
+    levels, right = [net.stem, *net.encoder, net.bottom], net(x)
+    ups, decoder = [level.up for level in net.decoder], [level.conv for level in net.decoder]
+    yield compare(
+        answer(x, levels, ups, decoder, net.head),
+        right,
+        "pool before each level but the first; in torch.cat the skip first, the lowest skip first; "
+        "the head comes last",
+        (right.sigmoid(), "return logits, without a sigmoid"),
+    )
 
 
 @exercise
@@ -187,50 +179,44 @@ def draw_mask(answer):
     rng = np.random.default_rng(0)
     masks = [np.array(answer(rng)) for _ in range(32)]
     if any(m.shape != (64, 64) or not np.isin(m, (0, 1)).all() for m in masks):
-        return "return a bool array of 64 × 64"
+        yield "return a bool array of 64 × 64"
     if len({m.tobytes() for m in masks}) < 24:
-        return "it draws the same again and again, and that can be memorised"
-    masks = torch.from_numpy(np.stack(masks)).float()[:, None]
-    photos = masks + torch.from_numpy(rng.normal(0, 0.3, (32, 3, 64, 64))).float()
-    loader = DataLoader(TensorDataset(photos[:16], masks[:16]), batch_size=8)
-    fresh = {}  # IoU on the other 16, with skips and without
+        yield "it draws the same again and again, and that can be memorised"
+    y = torch.from_numpy(np.stack(masks)).float()[:, None]
+    x = y + torch.from_numpy(rng.normal(0, 0.3, (32, 3, 64, 64))).float()
+    batches, fresh = [(x[:8], y[:8]), (x[8:16], y[8:16])], {}
     for skips in (True, False):
-        seed_everything(0)
-        model = build_model("unet_small", base=8, skips=skips)
-        fit(model, loader, config=TrainConfig(epochs=30, lr=0.01), device="cpu", progress=False)
+        torch.manual_seed(0)
+        model, config = build_model("unet_small", base=8, skips=skips), TrainConfig(30, lr=0.01)
+        fit(model, batches, config=config, device="cpu", progress=False)
         with torch.no_grad():
-            fresh[skips] = count(model(photos[16:]) > 0, masks[16:]).iou().mean().item()
+            fresh[skips] = count(model(x[16:]) > 0, y[16:]).iou().mean().item()
     if fresh[True] < 0.8:
-        return f"even with skips the IoU is {fresh[True]:.2f}; is there enough foreground?"
+        yield f"even with skips the IoU is {fresh[True]:.2f}; is there enough foreground?"
     if fresh[False] > 0.5:
-        return f"without skips it is still {fresh[False]:.2f}; a block at the bottom is 16 wide"
+        yield f"without skips it is still {fresh[False]:.2f}; a block at the bottom is 16 wide"
 
 
 @exercise
 def dice_loss(answer):
     """03: the Dice loss of a batch."""
-    torch.manual_seed(0)
-    x = torch.randn(3, 1, 8, 8, requires_grad=True)
-    t = (torch.rand(3, 1, 8, 8) > 0.5).float()
+    x, t = torch.randn(3, 1, 8, 8, requires_grad=True), (torch.rand(3, 1, 8, 8) > 0.5).float()
     t[1] = 0  # an image without foreground
-    loss, right = answer(x, t.clone()), losses.dice_loss(x, t).item()
-    if not torch.is_tensor(loss) or loss.numel() != 1:
-        return "return one number as a tensor, the mean over the images"
-    if not loss.requires_grad:
-        return "no gradient flows through it: no threshold, no .item(), no numpy on the way"
-    pooled = losses.dice_loss(x.reshape(1, 1, 24, 8), t.reshape(1, 1, 24, 8)).item()
-    known = {
-        "this is the score; the loss is 1 minus it": 1 - right,
-        "only the first image was looked at": losses.dice_loss(x[:1], t[:1]).item(),
-        "you pooled the batch into one big image; sum over each image alone": pooled,
-    }
-    for hint, value in known.items():
-        if abs(loss.item() - value) < 1e-4:
-            return hint
-    if not abs(loss.item() - right) < 1e-4:
-        return (
-            f"it should be {right:.3f}: sigmoid, factor 2, 1 added above and below, sums per image"
-        )
+    found, right = answer(x, t), losses.dice_loss(x, t)
+    pooled = losses.dice_loss(x.reshape(1, 1, 24, 8), t.reshape(1, 1, 24, 8))
+    if not torch.is_tensor(found):
+        yield "return one number as a tensor, the mean over the images"
+    if not found.requires_grad:
+        yield "no gradient flows through it: no threshold, no .item(), no numpy on the way"
+    yield compare(
+        found,
+        right,
+        f"sigmoid, factor 2, 1 added above and below, sums per image: it should be {right:.3f}",
+        (1 - right, "this is the score; the loss is 1 minus it"),
+        (3 * right, "take the mean over the images, not the sum"),
+        (losses.dice_loss(x[:1], t[:1]), "only the first image was looked at"),
+        (pooled, "you pooled the batch into one big image; sum over each image alone"),
+    )
 
 
 class Bright(nn.Module):
@@ -244,24 +230,22 @@ class Bright(nn.Module):
 @exercise
 def validate(answer):
     """03: the mean IoU over the photos of all batches."""
-    torch.manual_seed(0)
     batches = [(torch.randn(n, 3, 6, 6), torch.rand(n, 1, 6, 6)) for n in (4, 4, 1)]
-    per_batch = [count(x[:, :1] > 0, y >= 0.5).iou() for x, y in batches]
-    net = Bright().train()
-    found = float(answer(net, batches))
-    if np.isclose(found, np.mean([ious.mean() for ious in per_batch])):
-        return "the last batch is smaller: take the mean over photos, not over batches"
-    if not np.isclose(found, np.concatenate(per_batch).mean(), atol=1e-5):
-        wrong = [count(x[:, :1] < 0, y >= 0.5).iou() for x, y in batches]
-        if np.isclose(found, np.concatenate(wrong).mean(), atol=1e-5):
-            return "the network is still in training mode: net.eval() comes first"
-        return (
-            "logits above 0 and masks from 0.5 on are foreground; one IoU per photo, then the mean"
-        )
+    right = [count(x[:, :1] > 0, y >= 0.5).iou() for x, y in batches]
+    wrong = [count(x[:, :1] < 0, y >= 0.5).iou() for x, y in batches]
+    by_batch = np.mean([ious.mean() for ious in right])
+    net = Bright()
+    yield compare(
+        answer(net, batches),
+        np.concatenate(right).mean(),
+        "logits above 0 and masks from 0.5 on are foreground; one IoU per photo, then the mean",
+        (by_batch, "the last batch is smaller: take the mean over photos, not over batches"),
+        (np.concatenate(wrong).mean(), "still in training mode: net.eval() comes first"),
+    )
     if net.learned:
-        return "right, but it keeps gradients: put it into `with torch.no_grad():`"
+        yield "right, but it keeps gradients: put it into `with torch.no_grad():`"
     if not net.training:
-        return "right, but the network stays in eval mode: end with net.train()"
+        yield "right, but the network stays in eval mode: end with net.train()"
 
 
 @exercise
@@ -269,69 +253,56 @@ def which_run(answer):
     """03: which curves are those of few photos."""
     said = "".join(letter for letter in str(answer()).upper() if letter in "ABC")
     if sorted(said) != ["A", "B", "C"]:
-        return "return the three letters, such as 'CAB'"
+        yield "return the three letters, such as 'CAB'"
     if said[0] != "C":
-        return "eight drawings are memorised at once: the two curves of that run are far apart"
+        yield "eight drawings are memorised at once: the two curves of that run are far apart"
     if said != "CAB":
-        return "the more drawings, the closer both curves stay together"
+        yield "the more drawings, the closer both curves stay together"
 
 
 @exercise
 def explain(answer):
     """04: what kind of error is the larger one."""
     y, x = np.mgrid[:100, :100] - 50
-    disc = np.hypot(x, y) < 25
-    spot = np.hypot(x - 35, y - 35) < 9
-    cases = [
+    radius, spot = np.hypot(x, y), np.hypot(x - 35, y - 35) < 9
+    disc, smaller = radius < 25, radius < 23
+    for found, right, why in (
         (disc & (x < 5), "missed", "two fifths of the disc are lost"),
         (disc | spot, "false positive", "there is a spot beside the disc"),
-        (np.hypot(x, y) < 23, "edge", "all wrong pixels lie within 2 pixels of the outline"),
-        (np.hypot(x, y) < 27, "edge", "it is too large by 2 pixels all around"),
+        (smaller, "edge", "all wrong pixels lie within 2 pixels of the outline"),
+        (radius < 27, "edge", "it is too large by 2 pixels all around"),
         ((disc & (x < 15)) | spot, "missed", "more is lost than was added"),
         (disc & False, "missed", "nothing was found"),
-        (
-            (np.hypot(x, y) < 23) | (spot & (x < 31)),
-            "edge",
-            "86 % of the wrong pixels are in the band",
-        ),
-        ((np.hypot(x, y) < 23) & (x < 16), "missed", "less than 80 % are in the band"),
-    ]
-    for found, right, why in cases:
-        said = answer(disc.copy(), found)
+        (smaller | (spot & (x < 31)), "edge", "86 % of the wrong pixels are in the band"),
+        (smaller & (x < 16), "missed", "less than 80 % are in the band"),
+    ):
+        said = answer(disc, found)
         if said != right:
-            return f"{why}, so {right!r}, not {said!r}"
+            yield f"{why}, so {right!r}, not {said!r}"
 
 
 @exercise
 def choose_threshold(answer):
     """04: the cheapest threshold of some photos, and its cost on the others."""
-    rng = np.random.default_rng(1)
-    thresholds = np.arange(1, 20) / 20
+    rng, thresholds, test = np.random.default_rng(1), np.arange(1, 20) / 20, np.arange(60) >= 30
     person = rng.random((60, 400)) < 0.4
-    shift = np.where(np.arange(60) < 30, 0.0, 0.15)[:, None]  # the test photos differ
-    soft = np.clip(rng.normal(np.where(person, 0.65, 0.35) + shift, 0.15), 0, 1)
-    kept = soft[..., None] >= thresholds
+    mean = np.where(person, 0.65, 0.35) + 0.15 * test[:, None]  # the test photos differ
+    kept = rng.normal(mean, 0.15)[..., None] >= thresholds
     fp, fn = (kept & ~person[..., None]).sum(1), (~kept & person[..., None]).sum(1)
-    test, found = np.arange(60) >= 30, {}
     for cost in (1, 5, 20):
-        answered = answer(fp.copy(), fn.copy(), thresholds, cost, test)
-        if np.shape(answered) != (2,):
-            return "return two numbers: the threshold, and its mean cost on the test photos"
-        found[cost], said = map(float, answered)
-        totals = cost * fn + fp
-        place = totals[~test].mean(0).argmin()
-        if np.isclose(found[cost], thresholds[totals[test].mean(0).argmin()]) and not np.isclose(
-            found[cost], thresholds[place]
-        ):
-            return "this is the best on the test photos: choose on the others (~test)"
-        if not np.isclose(found[cost], thresholds).any():
-            return f"{found[cost]} is none of the thresholds; is it a place in the list?"
-        if not np.isclose(found[cost], thresholds[place]):
-            return (
-                f"with cost {cost} another threshold is cheaper: cost × fn + fp, summed over photos"
-            )
-        if not np.isclose(said, totals[test, place].mean()):
-            return "the threshold is right; its cost is the mean over the test photos"
+        found, totals = answer(fp, fn, thresholds, cost, test), cost * fn + fp
+        if np.shape(found) != (2,):
+            yield "return two numbers: the threshold, and its mean cost on the test photos"
+        best, tempting = totals[~test].sum(0).argmin(), totals[test].sum(0).argmin()
+        yield compare(
+            found[0],
+            thresholds[best],
+            f"cost × fn + fp, summed over photos: with cost {cost} another threshold is cheaper",
+            (thresholds[tempting], "the best on the test photos: choose on the others (~test)"),
+            (best, f"{best} is none of the thresholds; is it a place in the list?"),
+        )
+        hint = "the threshold is right; its cost is the mean over the test photos"
+        yield compare(found[1], totals[test, best].mean(), hint)
 
 
 @exercise
@@ -341,20 +312,18 @@ def foreground_colours(answer):
     alpha = np.clip((40 - np.hypot(rows, columns)) / 6 + 0.5, 0, 1).astype(np.float32)
     red, green = np.array([220, 20, 20]), np.array([20, 220, 20])
     photo = np.rint(alpha[..., None] * red + (1 - alpha[..., None]) * green).astype(np.uint8)
-    found = np.asarray(answer(photo.copy(), alpha.copy()))
+    found = np.asarray(answer(photo, alpha))
     if found.shape != photo.shape:
-        return f"return an array {photo.shape}, this is {found.shape}"
-    edge = (alpha > 0.05) & (alpha < 1)
-    fringe = (alpha[..., None] * np.abs(found.astype(float) - red))[edge].mean()
-    before = (alpha[..., None] * np.abs(photo.astype(float) - red))[edge].mean()
+        yield f"return an array {photo.shape}, this is {found.shape}"
+    weight = np.where(alpha < 1, alpha, 0)[..., None]  # how much of a fringe is seen
+    fringe, before = ((weight * np.abs(c - red)).sum() for c in (found.astype(float), photo))
     if fringe > 0.9 * before:
-        return (
-            "the fringe is still there: each pixel of the edge needs the colour of what is inside"
-        )
+        yield "the fringe is still there: each pixel of the edge needs the colour of what is inside"
     if fringe > before / 2:
-        return "green is left: pixels count by alpha, as in blur(photo · alpha) / blur(alpha)"
-    if np.abs(found[alpha == 1] - photo[alpha == 1].astype(float)).max() > 1:
-        return "where alpha is 1 the photo stays as it is"
+        yield "green is left: pixels count by alpha, as in blur(photo · alpha) / blur(alpha)"
+    inside = alpha == 1
+    hint = "where alpha is 1 the photo stays as it is"
+    yield compare(found[inside], photo[inside], hint, within=1)
 
 
 @exercise
@@ -362,35 +331,22 @@ def soft_focus(answer):
     """05: the person sharp, the rest blurred, alpha in between."""
     photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     alpha = np.tile(np.clip(np.arange(-15, 45) / 30, 0, 1), (40, 1)).astype(np.float32)
-    found = np.asarray(answer(photo.copy(), alpha.copy()))
-    if found.shape != photo.shape:
-        return f"expected an array {photo.shape}, this is {found.shape}. Try alpha[..., None]"
-    blurred = cv2.blur(photo, (15, 15)).astype(float)
-    if np.abs(found[alpha == 1] - blurred[alpha == 1]).max() <= 1:
-        return "the other way round: the person stays sharp, and has alpha 1"
-    if np.abs(found[alpha == 1] - photo[alpha == 1].astype(float)).max() > 1:
-        return "where alpha is 1 the photo stays as it is"
-    if np.abs(found[alpha == 0] - blurred[alpha == 0]).max() > 1:
-        return "where alpha is 0 only the blurred photo is seen"
-    right = alpha[..., None] * photo + (1 - alpha[..., None]) * blurred
-    if not np.abs(found - right).max() < 1.5:
-        return "where alpha is one half, half of each. Compute with floats"
+    share, blurred = alpha[..., None], cv2.blur(photo, (15, 15))
+    right, reverse = (a * photo + (1 - a) * blurred for a in (share, 1 - share))
+    found = np.asarray(answer(photo, alpha))
+    yield compare(
+        found,
+        right,
+        "alpha 1: the photo, 0: the blurred one, one half: half of each. Compute with floats",
+        (reverse, "the other way round: the person stays sharp, and has alpha 1"),
+        (blurred, "where alpha is 1 the photo stays as it is"),
+        (photo, "where alpha is 0 only the blurred photo is seen"),
+        within=1.5,
+    )
     if found.dtype != np.uint8:
-        return f"nearly: photos are uint8, this is {found.dtype}. Round, then astype"
+        yield f"nearly: photos are uint8, this is {found.dtype}. Round, then astype"
     if (found - right).mean() < -0.2:
-        return "a bit too dark everywhere: astype cuts off. np.rint rounds before that"
-
-
-@exercise
-def order_of_parts(answer):
-    """06: what comes right first, and what last."""
-    said = list(answer())
-    if sorted(said) != ["core", "edge", "thin"]:
-        return "return the three names: core, edge and thin, from the best to the worst"
-    if said[0] != "core":
-        return "what does the lowest level of the U-Net see, and what can it not see?"
-    if said[2] != "thin":
-        return "a strand of hair is thinner than a pixel of most levels"
+        yield "a bit too dark everywhere: astype cuts off. np.rint rounds before that"
 
 
 @exercise
@@ -398,15 +354,14 @@ def is_val(answer):
     """Appendix A: a split by person."""
 
     def sides(people):
-        return {p: {bool(answer(f"{p}_{shot}")) for shot in (1, 2, 9, 10, 127)} for p in people}
+        return [{bool(answer(f"{p}_{shot}")) for shot in (1, 2, 9, 10, 127)} for p in people]
 
-    found = sides([f"person{k}" for k in range(500)])
-    torn = [person for person, side in found.items() if len(side) > 1]
+    found = sides(f"person{k}" for k in range(500))
+    torn, share = sum(len(side) > 1 for side in found), sum(True in side for side in found) / 500
     if torn:
-        return f"{len(torn)} of 500 people are on both sides, as {torn[0]}. What should be hashed?"
-    share = np.mean([True in side for side in found.values()])
+        yield f"{torn} of 500 people are on both sides. What should be hashed?"
     if not 0.12 < share < 0.28:
-        return f"val has {share:.2f} of the people, it should be about 0.2"
-    found = sides([f"eva_{k}" for k in range(100)])
-    if any(len(side) > 1 for side in found.values()) or len(set(map(str, found.values()))) == 1:
-        return "a person's name may hold a _ too, as eva_maria_12: only the last part is the shot"
+        yield f"val has {share:.2f} of the people, it should be about 0.2"
+    found = sides(f"eva_{k}" for k in range(100))
+    if any(len(side) > 1 for side in found) or len(set(map(str, found))) == 1:
+        yield "a person's name may hold a _ too, as eva_maria_12: only the last part is the shot"
