@@ -73,6 +73,12 @@ def write(root, count=24, size=32, **arguments):
     return write_synthetic(root, count, size, **arguments)
 
 
+def test_every_tag_is_neither_rare_nor_common(samples):
+    """What it means is held by the difficulties, in test_evaluate.py."""
+    for tag in TAGS:
+        assert 0.2 <= np.mean([tag in s.tags for s in samples]) <= 0.45
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("set"))
