@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback import serving
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,6 +42,25 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path / "root"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "root"
+
+
+@pytest.fixture
+def unetlib():
+    """unetlib(*args) -> that command as a process, ended, with what it said."""
+
+    def run(*args) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "unetlib", *map(str, args)]
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=env)
+
+    return run
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server on the loopback, see loopback.Server."""
+    with serving(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture

@@ -25,10 +25,6 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.do_GET()
-
     def do_GET(self):
         server, path = self.server, self.path.partition("?")[0]
         plan = server.plans.get(path, server.plan)
@@ -85,12 +81,3 @@ def serving(monkeypatch):
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, to see that nothing was changed."""
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-@contextlib.contextmanager
-def untouched(root: Path):
-    """What was there before is there afterwards, byte for byte."""
-    before = tree(root)
-    yield
-    after = tree(root)
-    assert {name: after.get(name) for name in before} == before

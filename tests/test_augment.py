@@ -68,11 +68,6 @@ def test_nothing_black_comes_in_at_the_border():
             assert out["image"].min() > 170 and out["mask"].min() > 250
 
 
-def test_unknown_preset():
-    with pytest.raises(ValueError, match="'heavy' is not one of none, light, standard, strong"):
-        build_augmentation("heavy", (64, 64))
-
-
 def test_paste_puts_the_figure_on_the_photo_and_joins_the_masks():
     figure, image = np.full((1, 4, 3), 200, np.uint8), np.full((1, 4, 3), 100, np.uint8)
     matte = np.array([[0, 51, 255, 0]], np.uint8)

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from loopback import tree
 from PIL import Image, ImageOps
 from scipy.ndimage import grey_dilation, grey_erosion
 
@@ -266,47 +267,35 @@ def test_pictures(clean, data):
 # --- the command: pages, exit codes, quarantine ---------------------------------------------------
 
 
-def run(*args, cwd):
-    command = [sys.executable, "-m", "unetlib", "check", *map(str, args)]
-    env = {**os.environ, "UNETLIB_ROOT": str(cwd)}
-    return subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=env
-    )
-
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def test_quarantine_cures_and_can_be_undone(data, tmp_path):
+def test_quarantine_cures_and_can_be_undone(data, root, tmp_path, unetlib):
     faults = ["image without mask", "a photo cut off", "another shape", "a text", "all black"]
     for number, fault in enumerate([*faults, "two of one stem", "the same file"]):
         FAULTS[fault][1](Set(data, 2 * number))
-    before, away = contents(data), tmp_path / "away"
+    before, away = tree(data), tmp_path / "away"
     for wrong in (data / "bad", tmp_path):  # in the dataset, there already
-        inside = run(data, "--quarantine", wrong, cwd=tmp_path)
-        assert inside.returncode == 2 and contents(data) == before
+        inside = unetlib("check", data, "--quarantine", wrong)
+        assert inside.returncode == 2 and tree(data) == before
         assert "quarantine" in inside.stderr and len(inside.stderr.splitlines()) == 1
-    done = run(data, "--quarantine", "away", cwd=tmp_path)
+    done = unetlib("check", data, "--quarantine", "away")
     assert done.returncode == 0 and "empty mask (1)" in done.stdout, done.stderr
     assert " 0 issues" in done.stdout.splitlines()[-1]
-    page = tmp_path / "outputs" / "check" / "data.html"
+    page = root / "outputs" / "check" / "data.html"
     assert "image without mask" in page.read_text("utf-8")
     assert examine(data).issues == []
     with open(away / "moved.csv", newline="", encoding="utf-8") as file:
         for source, target, reason in csv.reader(file):
             assert reason
             shutil.move(target, source)
-    assert contents(data) == before
+    assert tree(data) == before
 
 
-def test_exit_codes(clean, tmp_path):
-    fine = run(clean, cwd=tmp_path)
+def test_exit_codes(clean, root, tmp_path, unetlib):
+    fine = unetlib("check", clean)
     assert fine.returncode == 0 and "none of them would spoil" in fine.stdout, fine.stderr
     bad = shutil.copytree(clean, tmp_path / "bad")
     inverted(Set(bad))
-    assert run(bad, cwd=tmp_path).returncode == 1
-    answer = run("nowhere", cwd=tmp_path)
+    assert unetlib("check", bad).returncode == 1
+    answer = unetlib("check", "nowhere")
     assert answer.returncode == 2 and len(answer.stderr.splitlines()) == 1, answer
 
 
@@ -324,11 +313,13 @@ ON_LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="limi
 
 
 @ON_LINUX
-@pytest.mark.parametrize("suffix", ["png", "webp"])  # libwebp says only that it cannot go on
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])  # libwebp calls it damage
 def test_what_does_not_fit_into_memory_is_no_damage(clean, tmp_path, suffix):
     data = shutil.copytree(clean / "train", tmp_path / "data")
     path = data / "images" / f"large.{suffix}"
-    Image.linear_gradient("L").resize((6000, 6000)).save(path, compress_level=1, method=0)
+    Image.linear_gradient("L").resize((6000, 6000)).save(
+        path, progressive=True, compress_level=1, method=0
+    )
     shutil.copy(Set(clean).mask(), data / "masks" / "large.png")
     command = [sys.executable, "-c", IN_LITTLE_MEMORY, clean, data]
     done = subprocess.run(command, capture_output=True, text=True)

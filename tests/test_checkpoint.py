@@ -42,24 +42,21 @@ def test_what_is_saved_comes_back(tmp_path, checkpoint):
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left
 
 
-def test_weights_of_another_architecture_are_named(tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "unet_transposed",
+            "another architecture than unet_transposed.*(Missing|mismatch)",
+        ),
+        ("resnet", "cannot be used: no model is called 'resnet'"),
+    ],
+)
+def test_weights_of_another_model_and_of_an_unknown_one(tmp_path, checkpoint, name, message):
     path = save_checkpoint(tmp_path / "x.pth", checkpoint)
     content = torch.load(path, weights_only=True)
-    content["model"] = {"name": "unet_transposed", "args": {"base": 4}}
-    torch.save(content, path)
-    message = r"x\.pth.*another architecture than unet_transposed.*(Missing key|size mismatch)"
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(path)
-
-
-def test_an_unknown_model(tmp_path, checkpoint):
-    path = save_checkpoint(tmp_path / "x.pth", checkpoint)
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "model": {"name": "resnet", "args": {}}}, path)
-    with pytest.raises(
-        CheckpointError,
-        match="x.pth cannot be used: no model is called 'resnet'",
-    ):
+    torch.save({**content, "model": {"name": name, "args": {"base": 4}}}, path)
+    with pytest.raises(CheckpointError, match=rf"x\.pth.*{message}"):
         load_checkpoint(path)
 
 

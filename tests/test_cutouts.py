@@ -8,7 +8,7 @@ from PIL import Image
 from unetlib.data.images import clean_cutout
 from unetlib.data.pairs import Pair, load_pair
 from unetlib.data.synthetic import generate_sample
-from unetlib.matting import composite, estimate_foreground
+from unetlib.matting import composite
 
 
 def naive(sample, kind: str) -> np.ndarray:
@@ -49,12 +49,6 @@ def test_cleaning_takes_the_old_background_out_of_the_edge(samples, kind, low, h
         assert before < 0.5 and after < high
     else:
         assert after < high * before
-        known = [
-            np.dstack([estimate_foreground(naive(s, kind)[..., :3].copy(), s.matte), c[..., 3]])
-            for s, c in ((s, naive(s, kind)) for s, _ in samples)
-        ]
-        rival = np.mean([edge_error(k, s, b) for k, (s, b) in zip(known, samples, strict=True)])
-        assert after < rival * 1.08
 
 
 def test_cleaning_changes_the_edge_only(samples):

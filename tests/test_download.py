@@ -6,17 +6,11 @@ import tarfile
 import zipfile
 
 import pytest
-from loopback import BODY, serving
+from loopback import BODY
 
 from unetlib.data.download import DownloadError, fetch, unpack
 
 SHA = hashlib.sha256(BODY).hexdigest()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 def get(server, tmp_path, **args):

@@ -15,7 +15,6 @@ from unetlib.losses import (
     build_loss,
     dice_loss,
     focal_loss,
-    signed_distance,
 )
 
 SHAPE = (2, 1, 4, 5)
@@ -159,12 +158,6 @@ def test_focal_agrees_with_torchvision_on_hard_masks(alpha, gamma):
     torch.testing.assert_close(focal_loss(logits, target, alpha, gamma), theirs)
 
 
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)))
-def test_signed_distance_agrees_with_brute_force(mask):
-    ours = signed_distance(torch.from_numpy(mask)[None, None])[0, 0].numpy()
-    np.testing.assert_allclose(ours, numpy_distance(mask), atol=1e-5)
-
-
 def test_agree_with_segmentation_models_pytorch():
     smp = pytest.importorskip("segmentation_models_pytorch").losses
     torch.manual_seed(0)
@@ -192,17 +185,11 @@ def test_terms_are_named_and_weighted():
         assert alone["loss"] == alone[name] == function(logits, target)
 
 
-@pytest.mark.parametrize(
-    "spec, wanted",
-    [
-        (" bce+0.3 *\nboundary ", lambda x, t: bce_loss(x, t) + 0.3 * boundary_loss(x, t)),
-        ("5e-1*bce_dice", lambda x, t: 0.5 * bce_loss(x, t) + 0.5 * dice_loss(x, t)),
-        ("2*focal+dice", lambda x, t: 2 * focal_loss(x, t) + dice_loss(x, t)),
-    ],
-)
-def test_specs(spec, wanted):
-    logits, target = torch.randn(2, 1, 6, 4), torch.rand(2, 1, 6, 4)
-    torch.testing.assert_close(build_loss(spec)(logits, target)["loss"], wanted(logits, target))
+def test_a_spec_with_blanks_and_a_sum_inside():
+    pair = torch.randn(2, 1, 6, 4), torch.rand(2, 1, 6, 4)
+    wanted = 0.5 * bce_loss(*pair) + 0.5 * dice_loss(*pair) + 0.3 * boundary_loss(*pair)
+    terms = build_loss(" 5e-1*bce_dice+0.3 *\nboundary ")(*pair)
+    torch.testing.assert_close(terms["loss"], wanted)
 
 
 BAD_SPECS = {
@@ -211,7 +198,6 @@ BAD_SPECS = {
     "bce +": "no loss is called ''; there are bce",
     "x*bce": "could not convert",
     "0*bce + dice": "bce stands twice or has no finite weight above 0",
-    "1e999*bce": "no finite weight",
     "bce_dice + 2*dice": "dice stands twice",
     "bce dice": "no loss is called",
 }

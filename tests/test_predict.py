@@ -8,11 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import nn
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
-from unetlib.data.images import ImageError
 from unetlib.data.preprocess import Preprocess
 from unetlib.device import choose_device, describe_device
 from unetlib.models import build_model
@@ -62,25 +60,12 @@ def test_the_mask_lies_where_the_object_is(shape):
     assert soft[0, 0] > 0.9
 
 
-def test_the_same_photo_as_path_bytes_file_picture_and_array(tmp_path, photo):
-    rgb = photo(40, 60)
-    path = tmp_path / "a.png"
-    Image.fromarray(rgb).save(path)
-    predictor = redness()
-    want = predictor.predict(rgb)
-    with path.open("rb") as file:
-        given = [path, str(path), path.read_bytes(), file, Image.open(path)]
-        for image in given:
-            np.testing.assert_array_equal(predictor.predict(image), want)
-
-
 @pytest.mark.parametrize(
     ("image", "error", "words"),
     [
         (np.zeros((4, 4, 3), np.float32), ValueError, "uint8"),
         (np.zeros((4, 4, 2), np.uint8), ValueError, "uint8"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, "uint8"),
-        (b"hello", ImageError, "not an image"),
         ("no_such_photo.jpg", FileNotFoundError, "no_such_photo.jpg"),
     ],
 )

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import serving, untouched
+from loopback import tree
 from PIL import Image
 
 from unetlib.data.download import DownloadError
-from unetlib.data.images import load_mask
 from unetlib.data.pairs import DataError, load_pair, split_fraction
 from unetlib.data.sources import (
     Term,
@@ -36,12 +35,6 @@ def ids(pairs) -> set[str]:
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("UNETLIB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 def picture(mode, value, format="PNG", size=(6, 4)) -> bytes:
@@ -157,17 +150,14 @@ def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
         ("", "is not"),
         ("folder:", "its folder is empty"),
         ("0*folder", "is not"),
-        ("-1*folder", "is not"),
         ("folder:x?b", "is not .*KEY=VALUE"),
         ("folder:x?colour=red", "takes groups=TEXT, mask_kind=auto\\|.*, not 'colour=red'"),
         ("folder:x?seed=1&root=2", "not 'seed=1'"),
         ("folder:x?groups=[0-9]*([0-9])", "no photos with masks"),
         ("synthetic:x?count=much", "count=NUMBER.*not 'count=much'"),
         ("synthetic:x?size=0", "not 'size=0'"),
-        ("folder:x?val_fraction=0.5", "not 'val_fraction=0.5'"),
         ("folder:x?mask_kind=yes", "mask_kind=auto.*not 'mask_kind=yes'"),
         ("folder:x?groups=123", "no photos with masks"),
-        ("sod:x?low=1", "takes .*not 'low=1'"),
     ],
 )
 def test_specs_that_cannot_be_read(spec, words, tmp_path, monkeypatch):
@@ -298,8 +288,10 @@ def test_archives_are_downloaded_once_and_resumed(server, tmp_path):
         assert len(found.sides[""]) == 12 and found.skipped == []
     assert server.paths.count("/images.zip") == 1 and server.paths.count("/gt.zip") == 3
     mine = write(tmp_path / "mine", photos)
-    with untouched(mine), pytest.raises(DataError, match="download it from http://example.org"):
+    before = tree(mine)
+    with pytest.raises(DataError, match="download it from http://example.org"):
         published(facts, mine)
+    assert tree(mine) == before
 
 
 # --- COCO ----------------------------------------------------------------------------------------
@@ -360,12 +352,3 @@ def test_coco_photos_with_one_person_of_the_right_size(tmp_path, cache, capfd):
     shutil.rmtree(root / "annotations")
     with pytest.raises(DataError, match="no usable pair for train in .*coco"):
         open_source("coco", root)
-
-
-def test_real_photos_open(real_data):
-    for name, folder, count in (("folder", "people", 232), ("pennfudan", "PennFudanPed", 136)):
-        source = open_source(name, real_data / folder)
-        assert len(source.train) + len(source.val) == count and source.skipped == ()
-        assert 0.1 < len(source.val) / count < 0.3
-        for pair in source.val[:5]:
-            assert 0.005 < load_mask(pair.mask, kind=pair.mask_kind).mean() < 0.95
