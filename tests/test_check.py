@@ -313,13 +313,11 @@ ON_LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="limi
 
 
 @ON_LINUX
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])  # libwebp calls it damage
+@pytest.mark.parametrize("suffix", ["png", "webp"])  # libwebp says only that it cannot go on
 def test_what_does_not_fit_into_memory_is_no_damage(clean, tmp_path, suffix):
     data = shutil.copytree(clean / "train", tmp_path / "data")
     path = data / "images" / f"large.{suffix}"
-    Image.linear_gradient("L").resize((6000, 6000)).save(
-        path, progressive=True, compress_level=1, method=0
-    )
+    Image.linear_gradient("L").resize((6000, 6000)).save(path, compress_level=1, method=0)
     shutil.copy(Set(clean).mask(), data / "masks" / "large.png")
     command = [sys.executable, "-c", IN_LITTLE_MEMORY, clean, data]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,6 +1,5 @@
 """Evaluation of whole sets against brute force, what makes a photo hard, and leaderboards."""
 
-import math
 import shutil
 
 import numpy as np
@@ -17,7 +16,6 @@ from unetlib.data.synthetic import generate_sample
 from unetlib.evaluate import (
     DIFFICULTIES,
     best_threshold,
-    compare,
     difficulties,
     find_models,
     match_predictions,
@@ -25,7 +23,6 @@ from unetlib.evaluate import (
 )
 from unetlib.metrics import COUNTS, SALIENCY, SCORES, Counts, boundary_iou, paired
 from unetlib.models import build_model
-from unetlib.predict import Predictor
 
 SIZES = [(40, 60), (33, 21), (50, 50), (64, 48), (30, 31)]  # H, W
 TAGS = [("hair",), (), ("hair", "texture"), ("texture",), ()]
@@ -115,14 +112,6 @@ def test_predictions_that_are_no_soft_masks_are_refused(pairs, predictor, messag
         measure(reddish, [])
 
 
-def test_a_sigmoid_that_rounds_beyond_its_range(pairs):
-    sure = measure(lambda image: reddish(image) >= 0.5, pairs)
-    rounded = measure(lambda image: np.where(reddish(image) >= 0.5, 1.000009, -9e-6), pairs)
-    assert rounded.table[[*SCORES]].equals(sure.table[[*SCORES]])
-    with pytest.raises(ValueError, match="photo0.*to 1.01 "):
-        measure(lambda image: np.full(image.shape[:2], 1.01), pairs)
-
-
 def test_masks_without_foreground_are_said(make_pairs, tmp_path):
     """Masks of 0 and 2, where an empty prediction would score 1."""
     root = make_pairs(["a", "b"], tmp_path / "labels")
@@ -203,12 +192,10 @@ def test_predictions_that_do_not_fit(folders):
     with pytest.warns(UserWarning, match="holds 0 and 1 only"):
         measure(None, pairs)
     logits = np.linspace(-9, 9, 2000, dtype=np.float32).reshape(40, 50)
-    spoilt = ((logits * np.nan, "NaN"), (np.eye(7), r"\(7, 7\).*\(40, 50\)"), (logits, "logits"))
-    for values, words in spoilt:
-        Image.fromarray(values).save(predictions / "one_mask_soft.tif")
-        with pytest.raises(ValueError, match=f"one.*{words}"):
-            measure(None, match_predictions(predictions, masks))
-        (predictions / "one_mask_soft.tif").unlink()
+    Image.fromarray(logits).save(predictions / "one_mask_soft.tif")
+    with pytest.raises(ValueError, match="one.*logits"):
+        measure(None, match_predictions(predictions, masks))
+    (predictions / "one_mask_soft.tif").unlink()
     (predictions / "one_mask_soft.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="one_mask_soft.png: not an image"):
         measure(None, pairs)
@@ -256,12 +243,6 @@ def save(path, start: int = 0, bias: float | None = None, **extra):
     return save_checkpoint(path, found)
 
 
-@pytest.fixture
-def set_of_nine(make_pairs, tmp_path):
-    folder = make_pairs([f"photo {i}" for i in range(9)], tmp_path / "set")
-    return open_source(f"folder:{folder}", val_fraction=0).train
-
-
 def test_runs_and_checkpoints_each_content_once(root):
     with pytest.raises(FileNotFoundError, match="no network in .*unetlib run"):
         find_models()
@@ -288,18 +269,3 @@ def test_networks_by_file_folder_and_name(tmp_path):
     for place, words in (("gone.pth", "'gone.pth' not found"), ("poeple", "mean 'people'")):
         with pytest.raises((FileNotFoundError, ValueError), match=words):
             find_models([place])
-
-
-def test_better_on_every_photo_and_the_same_network_twice(tmp_path, set_of_nine):
-    biases = {"none": -4.0, "all": 4.0, "all again": 4.0}
-    networks = {n: Predictor(save(tmp_path / f"{n}.pth", bias=b)) for n, b in biases.items()}
-    table = compare({n: measure(one, set_of_nine) for n, one in networks.items()})
-    assert table["name"].tolist() == ["all", "all again", "none"]
-    assert table["best_is"].tolist() == ["the best", "cannot tell", "better"]
-    share = np.mean([(load_pair(pair)[1] >= 0.5).mean() for pair in set_of_nine])
-    assert table["lead"].tolist() == [0, 0, pytest.approx(share)]  # the IoU of "all foreground"
-    assert table["lead_low"][2] > 0 and table["lead_high"][1] == 0
-    one = compare({n: measure(one, set_of_nine[:1]) for n, one in networks.items()})
-    assert one["best_is"].tolist() == ["the best", "cannot tell", "cannot tell"]
-    best = measure(Predictor(save(tmp_path / "low.pth", bias=-1.0)), set_of_nine, "best")
-    assert best.threshold <= 1 / (1 + math.e)

@@ -1,7 +1,6 @@
 """`unetlib grade` on a dozen submissions of a toy course, with real kernels and real limits."""
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from loopback import tree
 from toy_submissions import (
     HANG,
     true_scores,
@@ -64,11 +64,6 @@ def rows_of(file: Path) -> dict[str, dict]:
         return {row["submission"].removeprefix("'"): row for row in csv.DictReader(lines)}
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
-
-
 def left_running() -> list[str]:
     """What the tests' graders started and did not end: it all inherits this variable."""
     found = psutil.process_iter(["environ", "cmdline"])
@@ -91,7 +86,7 @@ def graded(toy):
     write_network(toy / "net", {})
     folder = toy / "submissions"
     write_submissions(folder, true_scores(toy / "net"))
-    before = checksums(folder)
+    before = tree(folder)
     limits = ["--rubric", toy / "rubric.yaml", "--timeout", 6, "--memory", 1, "--jobs", 3]
     process = unetlib(toy, folder, *limits)
     output = process.communicate()[0]
@@ -113,7 +108,7 @@ def test_each_submission_gets_the_points_that_it_deserves(graded, name):
 def test_nothing_goes_on_and_nothing_is_changed(graded):
     folder, _, before = graded
     assert not left_running()
-    after = checksums(folder)
+    after = tree(folder)
     assert {name: after.get(name) for name in before} == before
     new = {Path(name).name for name in after.keys() - before.keys()}
     assert new == {"grade.json", "grade.html", "grades.csv"}

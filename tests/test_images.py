@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -196,6 +198,32 @@ def test_what_the_system_says_is_not_called_damage(tmp_path):
     with pytest.raises(OSError, match="Input/output error") as error:
         load_image(Unplugged(jpeg_bytes((640, 480))))
     assert error.value.errno == errno.EIO
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from unetlib.data.images import image_size, load_image
+for path in sys.argv[1:]:
+    image_size(path)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
+for path in sys.argv[1:]:
+    try:
+        load_image(path)
+    except MemoryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limited on Linux only")
+def test_no_memory_is_never_called_damage(tmp_path):
+    """Also where the decoder does: WebP's and that of progressive JPEGs."""
+    paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.webp", "d.tif")]
+    for path in paths:
+        Image.new("RGB", (8000, 6000)).save(path, progressive=True, compress_level=1, method=0)
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, *paths]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{path}: out of memory" for path in paths], done
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif", "gif"])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import serving
 from PIL import Image
 
 from unetlib.app.cli import main
@@ -18,12 +17,6 @@ from unetlib.data.download import DownloadError
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError
 from unetlib.pretrained import NETWORKS, SHIPPED, find, name_of
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture
@@ -56,7 +49,8 @@ def test_the_shipped_files_are_small_and_hold_weights_only():
 
 def test_cut_takes_people_without_being_asked_and_without_pytorch(astronaut, tmp_path):
     code = (
-        "import sys; sys.modules['torch'] = sys.modules['yaml'] = sys.modules['pandas'] = None\n"
+        "import sys; sys.modules |= dict.fromkeys('torch yaml pandas scipy skimage matplotlib'\n"
+        "    ' imageio onnx pymatting'.split())\n"
         "from unetlib.app.cli import main\n"
         f"main(['cut', {str(astronaut)!r}, '-o', {str(tmp_path / 'out')!r}])"
     )
@@ -124,20 +118,14 @@ def test_networks_lists_all(capsys, root):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("page.onnx", b"\n<!DOCTYPE html><title>404</title>", "page.onnx is a web page"),
         ("page.pth", b"<html></html>", "page.pth is a web page"),
-        ("empty.onnx", b"", "empty.onnx is damaged"),
-        ("half.pth", (SHIPPED / "people_unet.pth").read_bytes()[:9999], "half.pth is damaged"),
         ("folder.onnx", None, "folder.onnx' is a folder"),
     ],
 )
-def test_what_is_no_network_is_one_line(tmp_path, astronaut, name, content, says):
+def test_what_is_no_network_is_one_line(tmp_path, astronaut, unetlib, name, content, says):
     path = tmp_path / name
     path.mkdir() if content is None else path.write_bytes(content)
-    command = [sys.executable, "-m", "unetlib", "cut", astronaut, "--network", path]
-    done = subprocess.run(
-        [*map(str, command), "-o", tmp_path / "o"], capture_output=True, text=True
-    )
+    done = unetlib("cut", astronaut, "--network", path, "-o", tmp_path / "o")
     assert done.returncode in (1, 2) and says in done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("unetlib: ")
 
@@ -154,15 +142,6 @@ def test_what_is_in_the_cache_as_a_whole_is_not_downloaded_again(server, cache, 
         find("u2netp")
     os.truncate(cache / "u2netp.onnx", NETWORKS["u2netp"].bytes)
     assert find("u2netp") == cache / "u2netp.onnx" and server.paths == ["/u2netp.onnx"]
-
-
-def test_a_cache_that_cannot_be_written_is_one_line(server, cache, monkeypatch, capsys):
-    monkeypatch.setenv("UNETLIB_NETWORKS_URL", server.address)
-    cache.parent.write_text("a file where the folder would be: for root nothing is read-only")
-    with pytest.raises(SystemExit) as ended:
-        main(["cut", "x.png", "--network", "u2netp"])
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 1 and said.startswith(f"unetlib: cannot write {cache}")
 
 
 def test_a_mirror_is_asked_and_a_wrong_checksum_leaves_nothing(server, cache, monkeypatch, capsys):

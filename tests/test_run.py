@@ -125,7 +125,6 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, code, words):
     [
         (["-p", "sed", "1"], "no parameter 'sed'. Did you mean 'seed'? Known: data_dir, flag, fps"),
         (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer. Default: 0"),
-        (["-p", "flag", "maybe"], "-p flag: 'maybe' is not a valid boolean"),
         (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
         (["--from", "07"], "no notebook '07': --from names one of 01_data, 04_evaluate"),
         (["--from", "04_evaluete"], "no notebook '04_evaluete'"),

