@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import resource
@@ -21,6 +22,7 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.cutting import Recipe, cut_photo
+from unetlib.export import OnnxNetwork
 from unetlib.predict import Predictor
 
 httpx = pytest.importorskip("httpx")
@@ -82,24 +84,33 @@ def folder(tmp_path_factory):
     return root
 
 
-def write_slow_network(path: Path) -> None:
-    """A convolution that takes seconds at a working size of 1024."""
+def write_slow_network(path: Path, seconds: float = 10) -> None:
+    """Convolutions that take so long on this machine, at a working size of 1024."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = numpy_helper.from_array(np.full((16, 3, 33, 33), 1e-3, np.float32), "w")
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["y"], pads=[16] * 4),
-        helper.make_node("ReduceMax", ["y"], ["z"], axes=[1]),
-        helper.make_node("Sigmoid", ["z"], ["soft"]),
-    ]
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
-        for name, channels in (("x", 3), ("soft", 1))
-    ]
-    graph = helper.make_graph(nodes, "slow", ends[:1], ends[1:], [weights])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
+    def write(count: int) -> None:
+        weights = numpy_helper.from_array(np.full((3, 3, 33, 33), 1e-4, np.float32), "w")
+        nodes = [
+            helper.make_node("Conv", [f"x{n}", "w"], [f"x{n + 1}"], pads=[16] * 4)
+            for n in range(count)
+        ]
+        nodes += [
+            helper.make_node("ReduceMax", [f"x{count}"], ["y"], axes=[1]),
+            helper.make_node("Sigmoid", ["y"], ["soft"]),
+        ]
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
+            for name, channels in (("x0", 3), ("soft", 1))
+        ]
+        graph = helper.make_graph(nodes, "slow", ends[:1], ends[1:], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, path)
+
+    write(1)
+    network, start = OnnxNetwork(path), time.perf_counter()
+    network(np.zeros((1, 3, 1024, 1024), np.float32))
+    write(math.ceil(seconds / (time.perf_counter() - start)))
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +252,7 @@ def counts(client, running: int, waiting: int) -> None:
 
 def test_a_full_queue_time_and_clients_that_go_away(folder):
     slow = {"size": 1024, "network": "slow.onnx", "refine": "none"}
-    options = ["--network", "slow.onnx", "--workers", "1", "--queue", "1", "--seconds", "1.5"]
+    options = ["--network", "slow.onnx", "--workers", "1", "--queue", "1", "--seconds", "4"]
     with served(folder, *options) as client:
         host = client.base_url.host, client.base_url.port
         head = b"POST /remove-background HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n"
