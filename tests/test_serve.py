@@ -61,16 +61,19 @@ def served(folder: Path, *args, **how):
         **how,
     )
     lines = []
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
-    address = re.search(r"http://[\d.:]+", process.stdout.readline())
-    assert address, lines
-    with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
-        client.process, client.lines = process, lines
-        yield client
-    process.send_signal(signal.SIGTERM)
-    client.code = process.wait(30)
-    reader.join()
+    try:
+        address = re.search(r"http://[\d.:]+", process.stdout.readline())
+        assert address, lines
+        with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
+            client.process, client.lines = process, lines
+            yield client
+        process.send_signal(signal.SIGTERM)
+        client.code = process.wait(30)
+        reader.join()
+    finally:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
