@@ -21,6 +21,7 @@ from unetlib.data.pairs import (
     DataError,
     Pair,
     Source,
+    add_manifest,
     divide,
     find_folder,
     join,
@@ -42,6 +43,7 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     if not any(root.rglob("*.*")) or (root / "synthetic.json").is_file():
         root, name = write_synthetic(root, count, size, seed), "synthetic"
     found = find_folder(root)
+    add_manifest(found)
     return join(name, found.root, *divide(found, seed=seed), found.skipped)
 
 

@@ -237,7 +237,6 @@ def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=())
         seen = ", ".join(sorted(path.name for path in found.root.iterdir())[:8]) or "nothing"
         seen += list_skipped(found.skipped, found.root)
         raise DataError(f"no photos with masks in {found.root}. {LAYOUT}. Found: {seen}")
-    add_manifest(found)
     return found
 
 
@@ -350,7 +349,7 @@ def add_manifest(found: Found) -> None:
             tags = tuple(filter(None, row.get("tags", "").split(";")))
             facts = {key: row.get(key, "") for key in ("group", "source")}
             pairs[i] = replace(pair, tags=tags, **facts)
-    if unused := rows.keys() - used:
+    if (unused := rows.keys() - used) and any(found.sides.values()):
         reason = f"{len(unused)} of {len(rows)} ids are of no photo, such as '{min(unused)}'"
         if len(unused) == len(rows):
             raise DataError(f"{manifest}: {reason}")

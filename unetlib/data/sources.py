@@ -159,6 +159,7 @@ def find_pairs(
     if name == "synthetic":
         args |= {"val_fraction": val_fraction, "seed": seed}
     found = SOURCES[name](root, **args)
+    sets.add_manifest(found)
     groups = "(.*)/" if groups == "folder" else groups or PUBLISHED.get(name, {}).get("groups", "")
     try:
         pattern = re.compile(groups)
