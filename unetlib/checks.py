@@ -253,7 +253,7 @@ def which_run(answer):
     """03: which curves are those of few photos."""
     said = "".join(letter for letter in str(answer()).upper() if letter in "ABC")
     if sorted(said) != ["A", "B", "C"]:
-        yield "return the three letters, such as 'CAB'"
+        yield "return the three letters, such as 'ABC'"
     if said[0] != "C":
         yield "eight drawings are memorised at once: the two curves of that run are far apart"
     if said != "CAB":
