@@ -19,7 +19,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.plan, self.plans, self.body, self.files = ["ok"], {}, BODY, {}
-        self.ranges, self.paths = [], []
+        self.paths = []
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.url = f"{self.address}/set.zip"
 
@@ -29,8 +29,6 @@ class Handler(BaseHTTPRequestHandler):
         server, path = self.server, self.path.partition("?")[0]
         plan = server.plans.get(path, server.plan)
         step = plan.pop(0) if len(plan) > 1 else plan[0]
-        wanted = self.headers.get("Range")
-        server.ranges.append(wanted)
         server.paths.append(path)
         body = server.files.get(path) if server.files else server.body
         if body is None:
@@ -38,27 +36,16 @@ class Handler(BaseHTTPRequestHandler):
         if step.isdigit():
             self.send_error(int(step))
             return
-        start = int(wanted[6:-1]) if wanted and "ignore range" not in step else 0
-        if wanted and start >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        rest = body[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_response(200)
         if step != "no length":
-            self.send_header("Content-Length", str(len(rest)))
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if "drop" in step:  # a third of the rest, then the line is dead
-            self.wfile.write(rest[: len(rest) // 3])
+        if step == "drop":  # a third of it, then the line is dead
+            self.wfile.write(body[: len(body) // 3])
             self.wfile.flush()
             self.connection.close()
         elif step != "nothing":
-            self.wfile.write(rest)
+            self.wfile.write(body)
 
     def log_message(self, *_):
         """Quiet."""

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
+from unetlib.cutting import encode
 from unetlib.data.images import (
     MAX_PIXELS,
     SUFFIXES,
     ImageError,
-    encode,
     image_size,
     load_image,
     load_mask,

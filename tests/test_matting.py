@@ -15,7 +15,6 @@ from unetlib.matting import (
     estimate_foreground,
     fit_cover,
     parse_color,
-    soft_to_alpha,
 )
 from unetlib.matting.refine import along, guided_lines
 from unetlib.predict import resize_soft
@@ -86,12 +85,13 @@ def test_cut_out_invariants(soft, threshold, seed, how, with_own_alpha):
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
 def test_alpha_by_hand(threshold):
-    """0 → 0, threshold → 0.5, 1 → 1; haze of up to 2 % vanishes, 98 % and more is solid."""
-    soft = np.array([[0, 0.004, threshold, 0.996, 1]], np.float32)
-    alpha = soft_to_alpha(soft, threshold)
-    np.testing.assert_allclose(alpha, [[0, 0, 0.5, 1, 1]], atol=1e-6)
-    half = np.array([[threshold / 2, (1 + threshold) / 2]], np.float32)
-    np.testing.assert_allclose(soft_to_alpha(half, threshold, haze=0), [[0.25, 0.75]], atol=1e-6)
+    """0 → 0, threshold → 0.5, 1 → 1; 4 % at both ends are cut away, the rest is a straight line."""
+    soft = np.float32([[0, 0.004, threshold / 2, threshold, (1 + threshold) / 2, 0.996, 1]])
+    image = np.full((1, 7, 3), 90, np.uint8)
+    alpha = cut_out(image, soft, threshold, refine="none").rgba[..., 3]
+    steep = 255 / 0.92
+    expected = [[0, 0, steep * (0.25 - 0.04), 128, steep * (0.75 - 0.04), 255, 255]]
+    np.testing.assert_allclose(alpha, expected, atol=0.51)
 
 
 @pytest.mark.parametrize(

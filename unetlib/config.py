@@ -37,9 +37,7 @@ class TrainConfig:
     weight_decay: float = setting(1e-2, FloatRange(0), "pull of all weights to 0")
     momentum: float = setting(0.9, SHARE, "with sgd: share of the last step that is kept")
     schedule: str = setting("onecycle", SCHEDULES, "how the learning rate changes over time")
-    warmup: float = setting(
-        -1.0, FloatRange(-1, 0.99), "share of steps in which lr rises; -1: auto"
-    )
+    warmup: float = setting(-1.0, FloatRange(-1, 0.99), "share of steps where lr rises; -1: auto")
     patience: int = setting(3, IntRange(1), "with plateau: epochs without a better val IoU")
     step_epochs: int = setting(10, IntRange(1), "with step: epochs between two falls of the rate")
     gamma: float = setting(0.5, INSIDE, "with plateau, step: factor of each fall")

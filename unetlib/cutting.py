@@ -1,5 +1,6 @@
 """Photo -> soft mask -> cut-out -> over a background -> files: the whole way of one image."""
 
+import io
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -9,9 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from unetlib import matting
-from unetlib.data.images import Photo, encode, load_image, open_photo
+from unetlib.data.images import Photo, load_image, open_photo
+from unetlib.matting.refine import shrunk
 from unetlib.paths import find_input, write_whole
 from unetlib.predict import Predictor
 
@@ -45,13 +48,13 @@ def read_background(text: str | Background | None, files: bool = True) -> Backgr
         if word == "transparent":
             return Background()
         if word == "grey":
-            return Background(lambda rgba, image: matting.greyed(image))
+            return Background(lambda rgba, image: greyed(image))
         if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
             one = np.float32(255)
-            return Background(lambda rgba, image: matting.blurred(image, rgba[..., 3] / one, sigma))
+            return Background(lambda rgba, image: blurred(image, rgba[..., 3] / one, sigma))
         if 0 <= (weight := float(weight) if color else 1.0) <= 1:
             rgb = matting.parse_color(color or text)
-            return Background(lambda rgba, image: matting.mixed(image, rgb, weight))
+            return Background(lambda rgba, image: mixed(image, rgb, weight))
     try:
         if not files:
             raise FileNotFoundError(text)
@@ -60,6 +63,38 @@ def read_background(text: str | Background | None, files: bool = True) -> Backgr
         known = "transparent, grey, blur, 'blur:0.05' (0 to 0.5), a colour as '#0a4678', '0,255,0' "
         known += "or 'white', with a weight as 'white@0.7' (0 to 1), or a picture's file"
         raise ValueError(f"background {text!r} is not found: there are {known}") from error
+
+
+def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.ndarray:
+    """The photo's background out of focus, uint8 (H, W, 3): `composite` lays the cut-out on it.
+
+    `strength`, above 0 to 0.5, is the standard deviation of the blur as a share of the longer side.
+    Pixels count with 1 - alpha: the figure does not glow around its own edge.
+    """
+    scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
+    small, shows = shrunk(image, scale), np.maximum(1 - shrunk(np.float32(alpha), scale), 1e-3)
+    both = np.dstack([small * shows[..., None], shows])
+    sigma = strength * max(small.shape)
+    both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    result = np.rint(both[..., :3] / both[..., 3:]).clip(0, 255)
+    return cv2.resize(np.uint8(result), image.shape[1::-1])
+
+
+def greyed(image: np.ndarray) -> np.ndarray:
+    """The photo without its colours (luma of Rec. 601), uint8 (H, W, 3)."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def mixed(image: np.ndarray, color: tuple[int, int, int], weight: float) -> np.ndarray:
+    """The photo with a colour over it, uint8 (H, W, 3): weight * color + (1 - weight) * image."""
+    return cv2.addWeighted(image, 1 - weight, np.full_like(image, color), weight, 0)
+
+
+def chequerboard(height: int, width: int, cell: int = 12) -> np.ndarray:
+    """The grey and white board that shows transparency, uint8 (height, width, 3)."""
+    y, x = np.ogrid[:height, :width]
+    odd = (y // cell + x // cell) % 2 == 1
+    return np.where(odd, 208, 250).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
 @dataclass(frozen=True)
@@ -103,7 +138,7 @@ class Cut:
     def shown(self) -> np.ndarray:
         """The picture for the eye, uint8 (h, w, 3): transparency is a chequerboard."""
         height, width, channels = self.picture.shape
-        board = matting.chequerboard(height, width, max(8, max(height, width) // 40))
+        board = chequerboard(height, width, max(8, max(height, width) // 40))
         return self.picture if channels == 3 else matting.composite(self.picture, board)
 
     def output(self, kind: str) -> np.ndarray:
@@ -129,6 +164,27 @@ class Cut:
         files = {kind: Path(folder, f"{stem}_{kind}.png") for kind in OUTPUTS[:3]}
         self.write(files)
         return list(files.values())
+
+
+def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -> bytes:
+    """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
+
+    `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
+    the colour profile of `photo`. Raises ValueError for what cannot be written."""
+    if format not in ("png", "webp") or not array.size:
+        raise ValueError(f"format {format!r}: cut-outs are png or webp, and not empty")
+    if array.dtype != np.uint8:
+        array = cv2.convertScaleAbs(array, alpha=255)  # without the large copies that NumPy makes
+    icc = photo.icc if photo and array.ndim == 3 else None
+    if format == "png":  # OpenCV writes it in half of Pillow's time
+        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+        array = cv2.cvtColor(array, codes[array.shape[2]]) if array.ndim == 3 else array
+        profile = ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(icc, np.uint8)]) if icc else ([], [])
+        how = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+        return cv2.imencodeWithMetadata(".png", array, *profile, how)[1].tobytes()
+    file, how = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
+    Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **how)
+    return file.getvalue()
 
 
 def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -> Cut:

@@ -118,11 +118,8 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
         if precision == "float16":
             _halve(proto)
         elif precision == "int8":
-            photos, how = (
-                (open_photo(p).rgb for p in calibration),
-                Preprocess(**facts["preprocess"]),
-            )
-            batches = ({"image": to_array(photo, how)[None]} for photo in photos)
+            how, photos = Preprocess(**facts["preprocess"]), map(open_photo, calibration)
+            batches = ({"image": to_array(photo.rgb, how)[None]} for photo in photos)
             reader = SimpleNamespace(get_next=lambda: next(batches, None))
             # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
             kind = {"activation_type": QuantType.QUInt8, "per_channel": True, "reduce_range": True}

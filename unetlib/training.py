@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
 import time
@@ -17,13 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from accelerate import Accelerator, notebook_launcher
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import gather_object
 from accelerate.utils import set_seed as seed_everything  # of Python, NumPy and PyTorch
-from accelerate.utils.other import get_free_port
 from torch import nn
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -106,10 +103,10 @@ def fit(
         tracking: "tensorboard" or "wandb" records curves and settings beside out_dir.
         save_seconds: how much work within an epoch a kill may cost.
 
-    Processes started by `accelerate launch`, `torchrun` or `launch` train together, each on its
-    share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError (another
-    training in out_dir, a loss that is no number, too little memory, photos that cannot be loaded)
-    and CheckpointError (a checkpoint that does not fit or cannot be written).
+    Processes started by `accelerate launch`, `torchrun` or `notebook_launcher` train together, each
+    on its share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError
+    (another training in out_dir, a loss that is no number, too little memory, photos that cannot be
+    loaded) and CheckpointError (a checkpoint that does not fit or cannot be written).
     """
     config, loss = config or TrainConfig(), loss or build_loss("bce_dice")
     dataset = getattr(train_loader, "dataset", ())
@@ -125,7 +122,7 @@ def fit(
     chosen = choose_device(device)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
-    _forget_accelerator()
+    forget_accelerator()
     accelerator = Accelerator(
         cpu=chosen.type == "cpu",
         mixed_precision=mixed_precision(config.precision, chosen),
@@ -367,21 +364,7 @@ def mixed_precision(name: str, device: torch.device) -> str:
     return {"bfloat16": "bf16", "float16": "fp16"}.get(name, "no")
 
 
-def launch(function: Callable, arguments: tuple, processes: int) -> None:
-    """Call function(*arguments) in so many forked processes that train together, before any CUDA
-    call. Raises RuntimeError when one of them fails, which ends the others."""
-    _forget_accelerator()
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # tracebacks
-    try:
-        notebook_launcher(function, arguments, processes, use_port=str(get_free_port()))
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        cause = failure.message
-        cause = cause["message"] if isinstance(cause, dict) else cause
-        raise RuntimeError(f"process {rank} failed, which ended the training: {cause}") from error
-
-
-def _forget_accelerator() -> None:
+def forget_accelerator() -> None:
     """Accelerate keeps its first settings for good; the next training may want others."""
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
     GradientState._reset_state()

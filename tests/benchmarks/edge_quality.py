@@ -24,8 +24,8 @@ from scipy.ndimage import binary_erosion
 
 from unetlib.data.pairs import split_fraction
 from unetlib.data.synthetic import generate_sample
-from unetlib.matting import cut_out, soft_to_alpha
-from unetlib.matting.refine import guided
+from unetlib.matting import HAZE, cut_out
+from unetlib.matting.refine import guided, steeper
 from unetlib.predict import Predictor
 
 NEAR, SIGMA = 10, 1.4
@@ -100,9 +100,9 @@ def by_closed_form(image, soft):
 
 METHODS = {
     "plain": lambda image, soft: (soft, image),
-    "bent": lambda image, soft: (soft_to_alpha(soft), image),
+    "bent": lambda image, soft: (steeper(soft, HAZE), image),
     "bent, colours": library(refine="none"),
-    "guided": lambda image, soft: (soft_to_alpha(guided(image, soft)), image),
+    "guided": lambda image, soft: (steeper(guided(image, soft), HAZE), image),
     "guided, colours (default)": library(),
     "closed-form, colours": library(refine="closed-form"),
     "closed-form, pymatting's": by_closed_form,

@@ -109,7 +109,8 @@ def copy(pair, target: Path, size: int | None) -> str:
     """Makes the two files of a pair, unless they are there -> why it cannot be read, or ""."""
     from PIL import Image
 
-    from unetlib.data.images import ImageError, encode, fit_within, resize
+    from unetlib.cutting import encode
+    from unetlib.data.images import ImageError, fit_within, resize
     from unetlib.data.pairs import load_pair
 
     drawn = size or pair.background  # else the photo is copied as it is

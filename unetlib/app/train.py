@@ -1,5 +1,6 @@
 """The command `unetlib train`: a whole training from its settings, as 03_train shows it."""
 
+import logging
 import os
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -137,6 +138,26 @@ def train(config, **given) -> None:
     sys.exit(130 if result.stopped == "interrupted" else 0)
 
 
+def launch(o: TrainOptions) -> None:
+    """`run_training` in `o.processes` forked processes that train together, before any CUDA call.
+    Raises RuntimeError when one of them fails, which ends the others."""
+    from accelerate import notebook_launcher
+    from accelerate.utils.other import get_free_port
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from unetlib.training import forget_accelerator
+
+    forget_accelerator()
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # tracebacks
+    try:
+        notebook_launcher(run_training, (o,), o.processes, use_port=str(get_free_port()))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        cause = failure.message
+        cause = cause["message"] if isinstance(cause, dict) else cause
+        raise RuntimeError(f"process {rank} failed, which ended the training: {cause}") from error
+
+
 def run_training(o: TrainOptions):
     """Train, and leave checkpoints/, timelapse/, tensorboard/ and train.yaml in outputs_dir.
 
@@ -164,7 +185,7 @@ def run_training(o: TrainOptions):
     chosen = {name: getattr(o, name) for name in ("base", "depth", "pretrained")}
     model = build_model(o.model, **{name: value for name, value in chosen.items() if value})
     if o.processes > 1 and "WORLD_SIZE" not in os.environ:
-        training.launch(run_training, (o,), o.processes)
+        launch(o)
         return training.FitResult.load(checkpoints)
     state = PartialState(cpu=choose_device(o.device).type == "cpu")
     where = (o.source, o.source_root, o.data_dir, o.count, o.image_size, o.seed)

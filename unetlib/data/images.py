@@ -135,27 +135,6 @@ def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array
 
 
-def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -> bytes:
-    """A PNG, or a "webp" of quality 90 with masks and alpha without loss.
-
-    `array`: uint8 (H, W), (H, W, 3) or (H, W, 4), or a float mask (H, W) in [0, 1]. Pictures get
-    the colour profile of `photo`. Raises ValueError for what cannot be written."""
-    if format not in ("png", "webp") or not array.size:
-        raise ValueError(f"format {format!r}: cut-outs are png or webp, and not empty")
-    if array.dtype != np.uint8:
-        array = cv2.convertScaleAbs(array, alpha=255)  # without the large copies that NumPy makes
-    icc = photo.icc if photo and array.ndim == 3 else None
-    if format == "png":  # OpenCV writes it in half of Pillow's time
-        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        array = cv2.cvtColor(array, codes[array.shape[2]]) if array.ndim == 3 else array
-        profile = ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(icc, np.uint8)]) if icc else ([], [])
-        how = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-        return cv2.imencodeWithMetadata(".png", array, *profile, how)[1].tobytes()
-    file, how = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
-    Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **how)
-    return file.getvalue()
-
-
 def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "auto") -> np.ndarray:
     """Any mask file as a float32 (H, W) matte: 0 = background, 1 = foreground, soft edges kept.
 

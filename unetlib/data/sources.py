@@ -4,6 +4,10 @@ import io
 import json
 import os
 import re
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -11,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from unetlib.data import pairs as sets
-from unetlib.data.download import DownloadError, cache_dir, fetch, unpack
-from unetlib.data.images import MASK_KINDS, encode
+from unetlib.data.download import DownloadError, cache_dir, fetch
+from unetlib.data.images import MASK_KINDS
 from unetlib.data.pairs import DataError, Found, Pair, Source, find_dir
 from unetlib.errors import hint, need
 from unetlib.paths import find_input, resolve, write_whole
@@ -21,6 +27,9 @@ from unetlib.paths import find_input, resolve, write_whole
 # Sets that others published. page: where one is had by hand; layout, mask_kind: see find_folder;
 # groups: see find_pairs; urls: of archives, with a folder in each; kaggle: its name there
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
+CLIMBS = re.compile(r"^[/\\]|:|(^|[/\\])\.\.([/\\]|$)")  # names that lead out of a folder
 
 
 def published(facts: dict, root=None) -> Found:
@@ -45,6 +54,31 @@ def published(facts: dict, root=None) -> Found:
         return sets.find_folder(root or home, kind, layout=layout)
     except DataError as error:
         raise DataError(f"{error}. {how}") from error
+
+
+def unpack(path, folder) -> None:
+    """Unpacks a zip or tar archive into `folder` without what macOS adds. Raises DownloadError for
+    damage, and for names that lead out of it or are there already. All is moved there at the end,
+    so that a kill leaves no half dataset."""
+    path, folder = Path(path), Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as work:
+            if tarfile.is_tarfile(path):
+                with tarfile.open(path) as archive:
+                    archive.extractall(work, filter="data")  # refuses what leads out
+            else:
+                with zipfile.ZipFile(path) as archive:  # a link becomes a plain file
+                    if climbing := list(filter(CLIMBS.search, archive.namelist())):
+                        raise OSError(f"'{climbing[0]}' leads out of the folder")
+                    archive.extractall(work)
+            for item in Path(work).iterdir():
+                if (folder / item.name).exists():
+                    raise OSError(f"'{item.name}' is already there")
+                if item.name != "__MACOSX":
+                    item.replace(folder / item.name)
+    except DAMAGED as error:
+        raise DownloadError(f"{path} cannot be unpacked into {folder}: {error}") from error
 
 
 def coco(root=None) -> Found:
@@ -73,7 +107,8 @@ def coco(root=None) -> Found:
             if usable and photo.is_file():
                 pairs.append(Pair(photo.stem, photo, masks / f"{photo.name}.png"))
                 if not pairs[-1].mask.is_file():
-                    write_whole(pairs[-1].mask, encode(annotations.annToMask(person) * 255))
+                    mask = cv2.imencode(".png", annotations.annToMask(person) * 255)[1]
+                    write_whole(pairs[-1].mask, mask.tobytes())
     return found
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from unetlib.matting.refine import MOST, closed_form, enlarged, guided, shrunk, steeper, tiles
+from unetlib.matting.refine import MOST, closed_form, enlarged, guided, shrunk, tiles
 
 REFINEMENTS = {"guided": guided, "closed-form": closed_form, "none": lambda image, mask: mask}
 HAZE = 0.04  # alpha below this becomes 0, above 1 - this becomes 1: a network is never quite sure
@@ -55,12 +55,6 @@ def bent(mask: np.ndarray, point: float, value: float) -> np.ndarray:
     return np.interp(mask, (0, point, end), (0, value, 1)).astype(np.float32)
 
 
-def soft_to_alpha(soft: np.ndarray, threshold: float = 0.5, haze: float = HAZE) -> np.ndarray:
-    """Soft mask -> alpha, both float32 (H, W) in [0, 1]: two straight pieces carry 0, threshold, 1
-    to 0, 0.5, 1; then the lowest and highest `haze` are cut away."""
-    return steeper(bent(soft, check_edge(threshold), 0.5), haze)
-
-
 def cut_out(
     image: np.ndarray,
     soft: np.ndarray,
@@ -83,8 +77,9 @@ def cut_out(
     5. `grow` moves the contour outwards by so many pixels, inwards if negative.
     6. `feather` makes the edge about so many pixels softer, around the same contour.
     7. `own_alpha`, uint8 (H, W): nothing is more opaque than the photo was itself.
-    8. The bending is undone: that is the soft mask returned, and the alpha is its `soft_to_alpha`.
-       The edge gets the foreground's own colours; what has alpha 0 is black.
+    8. The bending is undone: that is the soft mask returned. The alpha is the bent mask without its
+       lowest and highest 4 % (HAZE). The edge gets the foreground's own colours; what has alpha 0
+       is black.
 
     `soft` may leave [0, 1] by 1e-5. Raises ValueError for other arrays and values out of range.
     """
@@ -223,13 +218,6 @@ def fit_cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(Image.fromarray(image), (width, height)))
 
 
-def chequerboard(height: int, width: int, cell: int = 12) -> np.ndarray:
-    """The grey and white board that shows transparency, uint8 (height, width, 3)."""
-    y, x = np.ogrid[:height, :width]
-    odd = (y // cell + x // cell) % 2 == 1
-    return np.where(odd, 208, 250).astype(np.uint8)[..., None].repeat(3, axis=2)
-
-
 def parse_color(color) -> tuple[int, int, int]:
     """A colour as people write it, or three numbers -> (red, green, blue), each 0…255."""
     text = (color if isinstance(color, str) else ",".join(map(str, np.ravel(color)))).strip()
@@ -239,28 +227,3 @@ def parse_color(color) -> tuple[int, int, int]:
         if alpha == 255 and max(rgb) <= 255:
             return tuple(rgb)
     raise ValueError(f"{color!r} is no opaque colour: write '#0a4678', '0,255,0' or 'white'")
-
-
-def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.ndarray:
-    """The photo's background out of focus, uint8 (H, W, 3): `composite` lays the cut-out on it.
-
-    `strength`, above 0 to 0.5, is the standard deviation of the blur as a share of the longer side.
-    Pixels count with 1 - alpha: the figure does not glow around its own edge.
-    """
-    scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
-    small, shows = shrunk(image, scale), np.maximum(1 - shrunk(np.float32(alpha), scale), 1e-3)
-    both = np.dstack([small * shows[..., None], shows])
-    sigma = strength * max(small.shape)
-    both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    result = np.rint(both[..., :3] / both[..., 3:]).clip(0, 255)
-    return cv2.resize(np.uint8(result), image.shape[1::-1])
-
-
-def greyed(image: np.ndarray) -> np.ndarray:
-    """The photo without its colours (luma of Rec. 601), uint8 (H, W, 3)."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def mixed(image: np.ndarray, color, weight: float) -> np.ndarray:
-    """The photo with a colour over it, uint8 (H, W, 3): weight * color + (1 - weight) * image."""
-    return cv2.addWeighted(image, 1 - weight, np.full_like(image, parse_color(color)), weight, 0)

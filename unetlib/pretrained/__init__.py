@@ -63,7 +63,7 @@ def find(name: str | os.PathLike, weights: bool = False) -> Path:
 
     Raises FileNotFoundError for no such name (says which is near), no such file, no own training
     yet; CheckpointError for a folder, and with `weights` for a network that has none;
-    DownloadError: what arrived is kept, and the same call goes on.
+    DownloadError.
     """
     text = os.fspath(name)
     if text == "best":

@@ -8,11 +8,8 @@ A sample depends on (seed, index) alone; `size` draws the same picture larger or
 """
 
 import json
-import multiprocessing
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,17 +121,12 @@ def photograph(rng, image) -> np.ndarray:
     return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
 
 
-def write_synthetic(
-    root, count: int = 1200, size: int = 128, seed: int = 0, val_fraction: float = 0.2, workers=1
-) -> Path:
+def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Path:
     """Write samples 0 to count - 1 to root/{train,val}/{images/*.jpg, masks/*.png}, `size` square.
 
     The split is `split_fraction(id, seed) < val_fraction`. What is there already is kept, so a call
     that was killed is finished by the next one; samples of other arguments are replaced. A photo
     that this function did not write is never touched: it raises DataError. Returns root.
-
-    The files are the same for any number of `workers`, which are processes: with more than one, a
-    script needs its `if __name__ == "__main__":`.
     """
     if count < 1 or not 0 <= val_fraction < 1:
         raise ValueError(f"count is 1 or more, val_fraction in [0, 1): {count}, {val_fraction}")
@@ -145,14 +137,8 @@ def write_synthetic(
         raise DataError(f"all {count} samples fall into {sides[0].name}: take a larger count")
     settings = {"count": count, "size": size, "seed": seed, "val_fraction": val_fraction}
     make_room(root, json.dumps({"version": VERSION} | settings))
-    jobs = [(seed, i, size, side) for i, side in enumerate(sides)]
-    spawn = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-    with ExitStack() as stack:
-        drawn = map(draw, jobs)
-        if workers > 1:  # a pool takes some of /dev/shm, which may be small
-            pool = ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,))
-            drawn = stack.enter_context(pool).map(draw, jobs, chunksize=8)
-        rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
+    numbered = tqdm(enumerate(sides), "drawing", count, delay=1, disable=sys.stderr is None)
+    rows = [draw(seed, i, size, side) for i, side in numbered]
     manifest = "\n".join(["id,source,split,tags,foreground_share", *rows, ""])
     write_whole(root / "manifest.csv", manifest.encode())
     return root
@@ -168,10 +154,8 @@ def make_room(root: Path, settings: str) -> None:
     here += root.glob("manifest.csv")
     for file in here:
         if not (stamp.is_file() and OURS.fullmatch(file.name)):
-            raise DataError(
-                f"{file} is no synthetic sample; nothing was changed. Choose another folder "
-                "(data_dir), or the source 'folder' for the photos that are there"
-            )
+            how = "another folder (data_dir), or the source 'folder' for the photos that are there"
+            raise DataError(f"{file} is no synthetic sample; nothing was changed. Choose {how}")
     same = stamp.is_file() and stamp.read_text() == settings
     for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
         file.unlink(missing_ok=True)  # another call may draw the same set
@@ -180,10 +164,9 @@ def make_room(root: Path, settings: str) -> None:
     write_whole(stamp, settings.encode())
 
 
-def draw(job: tuple[int, int, int, Path]) -> str:
+def draw(seed: int, index: int, size: int, side: Path) -> str:
     """Write one sample, unless it is there. Returns its line of the manifest: what is said there
     lies in the mask's metadata."""
-    seed, index, size, side = job
     id = f"synthetic-{index:06d}"
     photo, mask = side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png"
     if not (photo.is_file() and mask.is_file()):
