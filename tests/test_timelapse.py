@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageSequence
 from torch import nn
 
-from unetlib.data.preprocess import Preprocess, to_tensor
+from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.plots import GAP
 from unetlib.timelapse import TILE, Timelapse, make_videos, mask_parts
 
@@ -25,7 +25,8 @@ class Samples(list):
         for i in range(n):
             photo = np.full((size, size, 3), (40 * i + 60, 90, 200 - 30 * i), np.uint8)
             mask = np.hypot(y - size / 2, x - size / 2) < size * (0.2 + 0.05 * i)
-            self.append((to_tensor(photo, self.preprocess), torch.from_numpy(mask[None]).float()))
+            arrays = to_array(photo, self.preprocess), np.float32(mask[None])
+            self.append(tuple(map(torch.from_numpy, arrays)))
 
 
 class Constant(nn.Module):

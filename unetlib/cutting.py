@@ -192,8 +192,8 @@ def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -
     recipe, photo = recipe or Recipe(), open_photo(source)
     soft = predictor.predict(photo.rgb, recipe.size)
     cutout = matting.cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge())
-    x, y, w, h = cv2.boundingRect(cutout.rgba[..., 3].copy())
-    if recipe.crop and w:
+    if recipe.crop and cutout.rgba[..., 3].any():
+        x, y, w, h = cv2.boundingRect(cutout.rgba[..., 3].copy())
         margin = round(0.02 * max(w, h))
         frame = tuple(slice(max(0, n - margin), n + m + margin) for n, m in ((y, h), (x, w)))
         photo = replace(photo, rgb=photo.rgb[frame])

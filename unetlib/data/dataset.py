@@ -15,19 +15,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
+from unetlib.data import pairs as sets
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import load_cutout, load_image, resize
-from unetlib.data.pairs import (
-    DataError,
-    Pair,
-    Source,
-    add_manifest,
-    divide,
-    find_folder,
-    join,
-    load_pair,
-)
-from unetlib.data.preprocess import Preprocess, to_tensor
+from unetlib.data.pairs import DataError, Pair, Source, load_pair
+from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.data.synthetic import write_synthetic
 from unetlib.matting import composite, fit_cover
 from unetlib.paths import resolve
@@ -42,9 +34,9 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     root, name = resolve(folder), "folder"
     if not any(root.rglob("*.*")) or (root / "synthetic.json").is_file():
         root, name = write_synthetic(root, count, size, seed), "synthetic"
-    found = find_folder(root)
-    add_manifest(found)
-    return join(name, found.root, *divide(found, seed=seed), found.skipped)
+    found = sets.find_folder(root)
+    sets.add_manifest(found)
+    return sets.join(name, found.root, *sets.divide(found, seed=seed), found.skipped)
 
 
 class PairDataset(Dataset):
@@ -102,7 +94,8 @@ class PairDataset(Dataset):
             else:
                 other = int(draw.integers(len(self)))
                 image, mask = paste(*self._augmented(other, draw), image, mask)
-        return to_tensor(image, self.preprocess), torch.from_numpy(mask[None] / np.float32(255))
+        batch = to_array(image, self.preprocess), mask[None] / np.float32(255)
+        return tuple(map(torch.from_numpy, batch))
 
     def arrays(self, index: int, background: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""

@@ -57,10 +57,3 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         np.multiply(plane, np.float32(1 / (brightest * preprocess.std[i])), out=out[i])
         out[i] -= np.float32(preprocess.mean[i] / preprocess.std[i])
     return out
-
-
-def to_tensor(rgb: np.ndarray, preprocess: Preprocess):
-    """`to_array` as a torch.Tensor."""
-    import torch  # here: cutting out photos does without it
-
-    return torch.from_numpy(to_array(rgb, preprocess))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from unetlib.matting.refine import MOST, closed_form, enlarged, guided, shrunk, tiles
+from unetlib.matting.refine import MOST, closed_form, enlarged, for_tiles, guided, shrunk
 
 REFINEMENTS = {"guided": guided, "closed-form": closed_form, "none": lambda image, mask: mask}
 HAZE = 0.04  # alpha below this becomes 0, above 1 - this becomes 1: a network is never quite sure
@@ -112,7 +112,7 @@ def cut_out(
     del mask  # of a photo of 100 megapixels it takes 400 MB
     colours = cv2.copyTo(estimate_foreground(image, alpha), alpha)  # black where it is 0
     rgba = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)
-    rgba[..., 3] = alpha
+    cv2.insertChannel(alpha, rgba, 3)
     return CutOut(soft, binary, rgba)
 
 
@@ -171,10 +171,12 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
     mix, a = np.float32(shrunk(image, scale, how)), shrunk(alpha, scale, how) / one
     coarse = _fused(mix, a, mix, mix, max(1, round(wide / scale)), background_kept)
     result = image.copy()
-    for rows, columns in tiles(alpha.shape):
-        edge = (alpha[rows, columns] > 0) & (alpha[rows, columns] < one)
+
+    def fill(tile: tuple[slice, slice]) -> None:
+        rows, columns = tile
+        edge = (alpha[tile] > 0) & (alpha[tile] < one)
         if not edge.any():
-            continue
+            return
         top, left = max(0, rows.start - FINE), max(0, columns.start - FINE)
         bottom, right = np.minimum(alpha.shape, (rows.stop + FINE, columns.stop + FINE))
         around = np.s_[top:bottom, left:right]
@@ -182,7 +184,9 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
         mix, a = np.float32(image[around]), alpha[around] / one
         found, _ = _fused(mix, a, *start, FINE, background_kept)
         found = found[rows.start - top :, columns.start - left :][: len(edge), : edge.shape[1]]
-        cv2.copyTo(np.uint8(np.rint(found)), np.uint8(edge), result[rows, columns])
+        cv2.copyTo(np.uint8(np.rint(found)), np.uint8(edge), result[tile])
+
+    for_tiles(alpha.shape, fill)
     return result
 
 

@@ -1,6 +1,7 @@
 """Soft mask -> mask whose edge follows the photo's: float32 (H, W) in [0, 1], contour at 0.5."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import cv2
@@ -8,15 +9,19 @@ import numpy as np
 
 from unetlib.errors import need
 
+TILE = 128  # pixels: side
 SAMPLES = 4  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
 
 
-def tiles(shape: tuple[int, ...], side: int = 128) -> Iterator[tuple[slice, slice]]:
-    """(rows, columns) that cover an array (H, W): most photos need work only at the edge."""
-    for top, left in product(range(0, shape[0], side), range(0, shape[1], side)):
-        yield np.s_[top : min(top + side, shape[0]), left : min(left + side, shape[1])]
+def for_tiles(shape: tuple[int, ...], work: Callable[[tuple[slice, slice]], None]) -> None:
+    """Calls work((rows, columns)) for tiles that cover an array (H, W), in as many threads as
+    OpenCV has: most photos need work only at the edge."""
+    corners = product(range(0, shape[0], TILE), range(0, shape[1], TILE))
+    tiles = [np.s_[y : min(y + TILE, shape[0]), x : min(x + TILE, shape[1])] for y, x in corners]
+    with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
+        list(pool.map(work, tiles))  # raises what they raise
 
 
 def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.ndarray:
@@ -112,12 +117,15 @@ def whole_size(image, lines, coarse, reach: int, ends: float = 0.0) -> np.ndarra
     has nothing else within `reach`."""
     around = cv2.blur(coarse, (2 * reach + 5,) * 2)
     out = np.empty(image.shape[:2], np.float32)
-    for tile in tiles(out.shape):
+
+    def fill(tile: tuple[slice, slice]) -> None:
         near = enlarged(around, out.shape, tile)
         if near.max() < 1e-4 or near.min() > 1 - 1e-4:
             out[tile] = near[0, 0] > 0.5
         else:
             out[tile] = steeper(along(enlarged(lines, out.shape, tile), image[tile]), ends)
+
+    for_tiles(out.shape, fill)
     return out
 
 
