@@ -129,16 +129,14 @@ def test_photos_of_one_pixel(make_pairs, tmp_path):
     assert table.drop(columns=["id", "hard", "tags", "milliseconds"]).max(axis=None) <= 1
 
 
-def test_summary(pairs):
+def test_scores_with_intervals(pairs):
     found = measure(reddish, pairs, threshold=0.4)
-    summary = found.summary()
-    assert summary.index.name == "score" and list(summary) == ["mean", "low", "high"]
+    scores = found.scores()
     for name in SCORES:
-        assert summary.loc[name, "mean"] == pytest.approx(found.table[name].mean())
-        _, *expected, _ = paired(np.zeros(len(pairs)), found.table[name])
-        assert summary.loc[name, ["low", "high"]].tolist() == pytest.approx(expected)
+        mean, low, high, _ = paired(np.zeros(len(pairs)), found.table[name])
+        assert scores[name] == pytest.approx({"mean": mean, "low": low, "high": high})
     counts = Counts(*(found.table[name].to_numpy() for name in COUNTS))
-    assert summary.loc["pooled_iou", "mean"] == counts.pooled().iou().item()
+    assert scores["pooled_iou"]["mean"] == counts.pooled().iou().item()
 
 
 # masks of another program

@@ -88,7 +88,7 @@ def true_scores(folder: Path) -> dict[str, float]:
     """What the network of `write_network` reaches on the photos that its record stands for."""
     photos = open_dataset(folder / "photos", 40, 32, 3).val
     found = measure(Predictor(folder / "checkpoints/best_model.pth"), photos)
-    return found.summary(resamples=1)["mean"].to_dict()
+    return {name: score["mean"] for name, score in found.scores(resamples=1).items()}
 
 
 def write_submissions(folder: Path, honest: dict) -> None:

@@ -27,8 +27,8 @@ WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side,
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table` and
-    `summary`, comes with the extra "course".
+    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table`,
+    comes with the extra "course".
 
     columns: a value per photo, in the order of the pairs. Names: id; those of SCORES, for the masks
         `soft >= threshold` and `matte >= 0.5` (mae: soft and matte as they are); where asked for,
@@ -71,12 +71,6 @@ class Evaluation(NamedTuple):
             key: {"mean": float(found[key][0]), "low": float(low), "high": float(high)}
             for key, (low, high) in ends.items()
         }
-
-    def summary(self, resamples: int = 2000) -> Any:
-        """`scores` as a DataFrame. Index: score. Columns: mean, low, high."""
-        from pandas import DataFrame
-
-        return DataFrame(self.scores(resamples)).T.rename_axis("score")
 
 
 def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -> Evaluation:
@@ -225,7 +219,7 @@ def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
     }
 
 
-def ranked(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+def compare(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     """Which network is the best, and is it better or was it luck? Of measurements, by name, on the
     same photos and in the same order.
 
@@ -248,13 +242,6 @@ def ranked(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         row["calibration_error"] = metrics.reliability(one.histogram)[1]
         rows.append(row | {"milliseconds": float(np.median(one.columns["milliseconds"]))})
     return rows
-
-
-def compare(evaluations: Mapping[str, Evaluation]) -> Any:
-    """`ranked` as a DataFrame."""
-    from pandas import DataFrame
-
-    return DataFrame(ranked(evaluations))
 
 
 def find_models(places: Sequence[str | Path] = ()) -> dict[str, Path]:

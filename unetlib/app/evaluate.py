@@ -51,7 +51,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
-    from unetlib.evaluate import find_models, match_predictions, measure, ranked
+    from unetlib.evaluate import compare, find_models, match_predictions, measure
     from unetlib.predict import Predictor
 
     if predictions:
@@ -85,7 +85,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     for part in said:
         plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
         click.echo(html.unescape(plain))
-    top = ranked(found)[0]["name"]
+    top = compare(found)[0]["name"]
     title = f"Evaluation: {', '.join(found)}"
     try:
         draw(folder / files[0], said, found[top], predictors[top], pairs, title)
@@ -115,10 +115,10 @@ def write(folder: Path, found: dict, notes: list[str]) -> list:
     import numpy as np
 
     from unetlib.app.pages import code
-    from unetlib.evaluate import DIFFICULTIES, ranked
+    from unetlib.evaluate import DIFFICULTIES, compare
     from unetlib.metrics import SALIENCY, SCORES
 
-    board, known = ranked(found), SCORES | SALIENCY
+    board, known = compare(found), SCORES | SALIENCY
     summaries = {name: one.scores() for name, one in found.items()}
     for row in (*board, *(score for scores in summaries.values() for score in scores.values())):
         row |= {key: None for key, value in row.items() if value != value}  # JSON has no NaN

@@ -285,7 +285,8 @@ def measure_checkpoint(path: str, _: str) -> None:
     job = json.loads(Path(path).read_text())
     photos = open_dataset(*job["photos"]).val
     found = measure(Predictor(job["network"]), photos, job["threshold"])
-    means = found.summary(resamples=1)["mean"].to_dict() | {"photos": float(len(found.table))}
+    means = {name: score["mean"] for name, score in found.scores(resamples=1).items()}
+    means |= {"photos": len(found.columns["id"])}
     Path(path).write_text(json.dumps(means))
 
 
