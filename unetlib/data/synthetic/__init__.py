@@ -10,7 +10,9 @@ A sample depends on (seed, index) alone; `size` draws the same picture larger or
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -137,8 +139,9 @@ def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Pat
         raise DataError(f"all {count} samples fall into {sides[0].name}: take a larger count")
     settings = {"count": count, "size": size, "seed": seed, "val_fraction": val_fraction}
     make_room(root, json.dumps({"version": VERSION} | settings))
-    numbered = tqdm(enumerate(sides), "drawing", count, delay=1, disable=sys.stderr is None)
-    rows = [draw(seed, i, size, side) for i, side in numbered]
+    with ThreadPoolExecutor() as pool:
+        drawn = pool.map(partial(draw, seed, size), range(count), sides)
+        rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
     manifest = "\n".join(["id,source,split,tags,foreground_share", *rows, ""])
     write_whole(root / "manifest.csv", manifest.encode())
     return root
@@ -164,7 +167,7 @@ def make_room(root: Path, settings: str) -> None:
     write_whole(stamp, settings.encode())
 
 
-def draw(seed: int, index: int, size: int, side: Path) -> str:
+def draw(seed: int, size: int, index: int, side: Path) -> str:
     """Write one sample, unless it is there. Returns its line of the manifest: what is said there
     lies in the mask's metadata."""
     id = f"synthetic-{index:06d}"
