@@ -106,7 +106,7 @@ def cut_out(
     binary = np.uint8(soft >= t) * np.uint8(255)
     steep = 255 / (1 - 2 * HAZE)
     alpha = cv2.addWeighted(mask, steep, mask, 0, -steep * HAZE, dtype=cv2.CV_8U)
-    alpha = np.clip(alpha, binary & 128, binary | 127)  # rounded, but on the same side of one half
+    alpha = cv2.min(cv2.max(alpha, binary & 128), binary | 127)  # rounded, but on the same side
     if own_alpha is not None:
         alpha = np.minimum(alpha, own_alpha)
     del mask  # of a photo of 100 megapixels it takes 400 MB
@@ -165,7 +165,7 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
     check_image(image)
     one = np.float32(255 if alpha.dtype == np.uint8 else 1)
     wide = min(max(max(alpha.shape) // 8, 12), 90)
-    scale = max(1.0, wide / COARSE, np.sqrt(alpha.size / MOST))
+    scale = max(np.ceil(wide / COARSE), np.sqrt(alpha.size / MOST))  # whole: four times as fast
     # an average would mix in what stands under alpha 0
     how = cv2.INTER_AREA if background_kept else cv2.INTER_NEAREST
     mix, a = np.float32(shrunk(image, scale, how)), shrunk(alpha, scale, how) / one
