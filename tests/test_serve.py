@@ -51,15 +51,8 @@ def served(folder: Path, *args, **how):
     """`unetlib serve` in a folder, as an httpx client with its `process` and the `lines` logged."""
     command = [sys.executable, "-m", "unetlib", "serve", "--port", "0", "--no-page", *args]
     env = {**os.environ, "PYTHONPATH": CHECKOUT, "UNETLIB_ROOT": str(folder)}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **how,
-    )
+    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=folder, env=env, **how)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
@@ -164,12 +157,10 @@ def test_clients_of_rembg(server):
     assert color[2, 2].tolist() == [0, 255, 0]
     mask = picture(server.post("/api/remove", files=FILE, data={"om": "true"}).content)
     assert mask.shape == (90, 120) and mask[45, 55] > 250 and mask[2, 2] < 5
-    assert (
-        picture(server.post("/api/remove", files=FILE, data={"ppm": "true"}).content).shape[2] == 4
-    )
-    assert (
-        "not here" in server.post("/api/remove", files=FILE, data={"model": "x"}).json()["message"]
-    )
+    plain = server.post("/api/remove", files=FILE, data={"ppm": "true"})
+    assert picture(plain.content).shape[2] == 4
+    unknown = server.post("/api/remove", files=FILE, data={"model": "x"})
+    assert "not here" in unknown.json()["message"]
     assert server.get("/api/remove", params={"url": "http://127.0.0.1/"}).status_code == 405
 
 
@@ -236,13 +227,17 @@ def test_health_networks_metrics_and_log(server):
     for name in ("errors_total", "seconds_bucket", "pixels_total", "waiting 0", "running 0"):
         assert f"unetlib_{name}" in text
     assert "/remove-background" in server.get("/openapi.json").json()["paths"]
-    assert server.get("/docs").status_code == 200
-    assert (
-        "access-control-allow-origin"
-        not in server.get("/health", headers={"Origin": "http://a"}).headers
-    )
+    asked = server.get("/health", headers={"Origin": "http://a"})
+    assert "access-control-allow-origin" not in asked.headers
     line = json.loads(server.lines[-1])
     assert line["route"] == "/health" and line["status"] == 200 and line["id"] and line["ms"] >= 0
+
+
+def test_docs_need_no_other_server(server):
+    page = server.get("/docs").text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(files) == 3 and "//" not in "".join(files)
+    assert all(server.get(file).is_success for file in files)
 
 
 def counts(client, running: int, waiting: int) -> None:
@@ -298,7 +293,8 @@ def test_the_page_and_a_key(folder):
     gradio_client = pytest.importorskip("gradio_client")
     options = ["--network", "best", "--page", "--api-key", "open sesame", "--cors", "http://a.org"]
     with served(folder, *options) as client:
-        assert client.get("/health").is_success
+        for address in ("/health", "/docs", "/openapi.json"):
+            assert client.get(address).is_success
         for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer x"}):
             answer = client.post("/remove-background", content=PHOTO, headers=headers)
             assert answer.status_code == 401 and answer.json()["error"] == "key"
@@ -338,9 +334,8 @@ def test_wrong_settings_are_one_line(args, env, file, said, tmp_path):
         command = [sys.executable, "-m", "unetlib", "serve", "--no-page", *args]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.returncode == (
-        1 if said.startswith(("cuda", "cannot", "Did you mean 'people")) else 2
-    )
+    late = said.startswith(("cuda", "cannot", "Did you mean 'people"))  # settings are fine then
+    assert done.returncode == (1 if late else 2)
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ import click
 from unetlib.app import Command
 from unetlib.errors import need
 
-PACKAGES = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client", "psutil", "yaml")
+# Of the extra `serve`: what others bring, as Gradio does FastAPI, is there with them.
+PACKAGES = ("fastapi_offline", "prometheus_client", "pydantic_settings")
 
 
 class ServeCommand(Command):

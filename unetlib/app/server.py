@@ -35,6 +35,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -409,7 +410,7 @@ def build(settings: Settings) -> Front:
             yield
 
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
-    app = FastAPI(title="unetlib: cut out photos", **how)
+    app = FastAPIOffline(title="unetlib: cut out photos", **how)  # /docs without a network
     app.add_exception_handler(HTTPException, front.answer)
     app.add_exception_handler(Exception, front.answer)
 
