@@ -112,12 +112,9 @@ def write_slow_network(path: Path, seconds: float = 10) -> None:
 @pytest.fixture(scope="module")
 def server(folder):
     """Small limits; no process of it can write into a file."""
-
-    def no_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
     options = ["--network", "best", "--upload-mb", "2", "--megapixels", "3", "--files", "3"]
-    with served(folder, *options, preexec_fn=no_files) as client:
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}
+    with served(folder, *options, **limit) as client:
         yield client
     assert client.code == 0
     assert not [line for line in client.lines if "secret" in line or "traceback" in line]
@@ -292,6 +289,7 @@ def test_stopped_gently(folder):
 def test_the_page_and_a_key(folder):
     gradio_client = pytest.importorskip("gradio_client")
     options = ["--network", "best", "--page", "--api-key", "open sesame", "--cors", "http://a.org"]
+    options += ["--upload-mb", "2", "--megapixels", "0.3"]
     with served(folder, *options) as client:
         for address in ("/health", "/docs", "/openapi.json"):
             assert client.get(address).is_success
@@ -310,6 +308,11 @@ def test_the_page_and_a_key(folder):
         page = gradio_client.Client(address, auth=("me", "open sesame"), verbose=False)
         *_, said = page.predict(param_7=None, api_name="/show")
         assert "512×512 pixels" in said
+        assert "up to 2 MB and 0.3 megapixels" in json.dumps(page.config)
+        Image.new("L", (600, 600)).save(folder / "huge.png")
+        huge = gradio_client.handle_file(folder / "huge.png")
+        with pytest.raises(Exception, match="600×600 is more than 0.3 megapixels"):
+            page.predict(param_5="picture", param_7=huge, api_name="/show")
 
 
 WRONG_SETTINGS = [

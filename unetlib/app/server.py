@@ -44,9 +44,9 @@ from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
 from unetlib.app.settings import Settings, first_of
-from unetlib.app.web import Networks, build_page
+from unetlib.app.web import Networks, build_page, within
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
-from unetlib.data.images import ImageError, TooLarge, image_size, load_image
+from unetlib.data.images import ImageError, TooLarge, load_image
 from unetlib.errors import need
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
@@ -326,24 +326,16 @@ class Cutter:
     def __init__(self, front: Front, given: Parameters, behind=None):
         self.front, self.given, self.behind = front, given, behind
 
-    def small(self, file):
-        """The file, if its header says no more than the pixels that are allowed."""
-        (width, height), most = image_size(file), self.front.settings.megapixels
-        if width * height > 1e6 * most:
-            what = f"{width}x{height} is more than {most:g} megapixels"
-            raise Refused(413, "too_many_pixels", what)
-        file.seek(0)
-        return file
-
     def cut(self, job: Job, name: str, file) -> tuple[bytes, dict]:
         """The bytes of one answer, and facts on it."""
         start, given, networks = time.perf_counter(), self.given, self.front.networks
+        most = self.front.settings.megapixels
         behind = read_background(given.background, files=False)
         if self.behind:
-            behind = Background(np.asarray(load_image(self.small(self.behind))))
+            behind = Background(np.asarray(load_image(within(self.behind, most))))
         how = {"threshold": given.threshold, "refine": given.refine, "crop": given.crop}
         recipe = Recipe(**how, background=behind, size=given.size)
-        cut = cut_photo(self.small(file), networks.load(given.network), recipe)
+        cut = cut_photo(within(file, most), networks.load(given.network), recipe)
         content = cut.encode(KINDS[given.output], given.format)
         height, width = cut.photo.rgb.shape[:2]
         pixels.inc(width * height)
@@ -482,7 +474,8 @@ def make_page(front: Front) -> FastAPI:
     def login(user: str, password: str) -> bool:
         return hmac.compare_digest(password.encode(), key.get_secret_value().encode())
 
-    blocks = build_page(front.networks, lambda *args: front.pool.submit(*args).result())
+    limits = settings.upload_mb, settings.megapixels
+    blocks = build_page(front.networks, lambda *args: front.pool.submit(*args).result(), *limits)
     host = FastAPI(openapi_url=None)
     host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
     how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * settings.upload_mb)}
