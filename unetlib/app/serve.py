@@ -5,16 +5,13 @@ import click
 from unetlib.app import Command
 from unetlib.errors import need
 
-# Of the extra `serve`: what others bring, as Gradio does FastAPI, is there with them.
-PACKAGES = ("fastapi_offline", "prometheus_client", "pydantic_settings")
-
 
 class ServeCommand(Command):
     """A command whose options are the settings of the server, which are read when it is asked."""
 
     def get_params(self, ctx: click.Context):
         if "host" not in {param.name for param in self.params}:
-            need(*PACKAGES, extra="serve")
+            need("fastapi_offline", "pydantic_settings", "pythonjsonlogger", extra="serve")
             from unetlib.app.settings import Settings
 
             for name, field in Settings.model_fields.items():

@@ -38,6 +38,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel, Field, ValidationError
+from pythonjsonlogger.json import JsonFormatter
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -174,7 +175,7 @@ class Front:
             seconds.labels(route).observe(took)
             facts = {"id": job.id, "client": request.client and request.client.host}
             facts |= {"method": scope["method"], "route": route, **answer, "received": job.held}
-            log.info("request", extra={"facts": facts | {"ms": round(1000 * took, 1)}})
+            log.info("request", extra=facts | {"ms": round(1000 * took, 1)})
 
     async def answer(self, request: Request, error: Exception) -> JSONResponse:
         """An error in the form that all have. The rest of the request is thrown away first, or its
@@ -482,17 +483,6 @@ def make_page(front: Front) -> FastAPI:
     return gr.mount_gradio_app(host, blocks, "/", auth=login if key else None, **how)
 
 
-class JsonLines(logging.Formatter):
-    """A line of JSON for each request, and for each error with its traceback."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {"time": self.formatTime(record), "level": record.levelname, "event": record.msg}
-        facts |= getattr(record, "facts", {})
-        if record.exc_info:
-            facts["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
-
-
 class Server(uvicorn.Server):
     """uvicorn, which tells the front that it was asked to stop."""
 
@@ -513,10 +503,11 @@ def run(settings: Settings, ready: str, browser: bool = False) -> None:
     except OSError as error:
         raise OSError(f"cannot listen at {host}:{settings.port}: {error.strerror}") from error
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    for name, level in (("uvicorn", logging.WARNING), (log.name, logging.INFO)):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(level)
+    names = {"levelname": "level", "message": "event", "exc_info": "traceback"}
+    known = "%(levelname)s %(message)s"
+    handler.setFormatter(JsonFormatter(known, rename_fields=names, timestamp="time"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    log.setLevel(logging.INFO)
     app = front = build(settings)
     if origins := [origin.strip() for origin in settings.cors.split(",") if origin.strip()]:
         every = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
