@@ -348,6 +348,6 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monke
     (tmp_path / "serve.json").write_text('{"port": 1, "queue": 2, "files": 3, "api_key": 123}')
     monkeypatch.setenv("UNETLIB_SERVE_PORT", "4")
     monkeypatch.setenv("UNETLIB_SERVE_QUEUE", "5")
-    settings = read_settings(given={"port": "6"})
+    settings = read_settings(None, {"port": "6", "host": None})
     assert (settings.port, settings.queue, settings.files) == (6, 5, 3)
     assert settings.api_key.get_secret_value() == "123" and "123" not in repr(settings)

@@ -28,7 +28,6 @@ class ServeCommand(Command):
 def start(ready: str, config: str | None, browser: bool, given: dict) -> None:
     from unetlib.app.settings import read_settings
 
-    given = {name: value for name, value in given.items() if value is not None}
     settings = read_settings(config, given)
     from unetlib.app.server import run  # only now: it loads much
 
