@@ -303,6 +303,7 @@ class Front:
             if self.stopping and job.future.cancel():
                 raise Refused(*STOPPING)
         content, facts = done.result()
+        job.future = Future()  # the other one would hold the result when memory is given back
         headers = {f"X-{name.title()}": str(value) for name, value in facts.items()}
         headers["Content-Length"] = str(len(content))
         # in pieces: an answer that is read slowly keeps its place
