@@ -48,8 +48,8 @@ OPTIONAL |= {"ipywidgets", "kagglehub", "matplotlib", "nbclient", "nbconvert", "
 OPTIONAL |= {"onnxruntime", "onnxscript", "pandas", "papermill", "playwright", "py_sod_metrics"}
 OPTIONAL |= {"pooch", "pyarrow", "pycocotools", "pymatting", "ray", "skimage"}
 OPTIONAL |= {"tensorboard", "timm", "wandb"}
-OPTIONAL |= {"fastapi", "prometheus_client", "psutil", "pydantic", "pydantic_settings"}
-OPTIONAL |= {"starlette", "uvicorn", "yaml"}
+OPTIONAL |= {"fastapi", "fastapi_offline", "prometheus_client", "psutil", "pydantic"}
+OPTIONAL |= {"pydantic_settings", "pythonjsonlogger", "starlette", "uvicorn", "yaml"}
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
 DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio-ffmpeg", "yaml": "pyyaml", "nbformat": "papermill"}
@@ -57,6 +57,7 @@ DISTRIBUTIONS |= {"IPython": "ipykernel", "jupyter_client": "ipykernel"}
 DISTRIBUTIONS |= {"py_sod_metrics": "pysodmetrics", "pillow_heif": "pillow-heif"}
 DISTRIBUTIONS |= {"prometheus_client": "prometheus-client", "starlette": "fastapi"}
 DISTRIBUTIONS |= {"pydantic_settings": "pydantic-settings", "pydantic": "pydantic-settings"}
+DISTRIBUTIONS |= {"fastapi_offline": "fastapi-offline", "pythonjsonlogger": "python-json-logger"}
 
 
 @cache

@@ -51,15 +51,8 @@ def served(folder: Path, *args, **how):
     """`unetlib serve` in a folder, as an httpx client with its `process` and the `lines` logged."""
     command = [sys.executable, "-m", "unetlib", "serve", "--port", "0", "--no-page", *args]
     env = {**os.environ, "PYTHONPATH": CHECKOUT, "UNETLIB_ROOT": str(folder)}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **how,
-    )
+    how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=folder, env=env, **how)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
@@ -119,12 +112,9 @@ def write_slow_network(path: Path, seconds: float = 10) -> None:
 @pytest.fixture(scope="module")
 def server(folder):
     """Small limits; no process of it can write into a file."""
-
-    def no_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
     options = ["--network", "best", "--upload-mb", "2", "--megapixels", "3", "--files", "3"]
-    with served(folder, *options, preexec_fn=no_files) as client:
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}
+    with served(folder, *options, **limit) as client:
         yield client
     assert client.code == 0
     assert not [line for line in client.lines if "secret" in line or "traceback" in line]
@@ -164,12 +154,10 @@ def test_clients_of_rembg(server):
     assert color[2, 2].tolist() == [0, 255, 0]
     mask = picture(server.post("/api/remove", files=FILE, data={"om": "true"}).content)
     assert mask.shape == (90, 120) and mask[45, 55] > 250 and mask[2, 2] < 5
-    assert (
-        picture(server.post("/api/remove", files=FILE, data={"ppm": "true"}).content).shape[2] == 4
-    )
-    assert (
-        "not here" in server.post("/api/remove", files=FILE, data={"model": "x"}).json()["message"]
-    )
+    plain = server.post("/api/remove", files=FILE, data={"ppm": "true"})
+    assert picture(plain.content).shape[2] == 4
+    unknown = server.post("/api/remove", files=FILE, data={"model": "x"})
+    assert "not here" in unknown.json()["message"]
     assert server.get("/api/remove", params={"url": "http://127.0.0.1/"}).status_code == 405
 
 
@@ -236,13 +224,17 @@ def test_health_networks_metrics_and_log(server):
     for name in ("errors_total", "seconds_bucket", "pixels_total", "waiting 0", "running 0"):
         assert f"unetlib_{name}" in text
     assert "/remove-background" in server.get("/openapi.json").json()["paths"]
-    assert server.get("/docs").status_code == 200
-    assert (
-        "access-control-allow-origin"
-        not in server.get("/health", headers={"Origin": "http://a"}).headers
-    )
+    asked = server.get("/health", headers={"Origin": "http://a"})
+    assert "access-control-allow-origin" not in asked.headers
     line = json.loads(server.lines[-1])
     assert line["route"] == "/health" and line["status"] == 200 and line["id"] and line["ms"] >= 0
+
+
+def test_docs_need_no_other_server(server):
+    page = server.get("/docs").text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(files) == 3 and "//" not in "".join(files)
+    assert all(server.get(file).is_success for file in files)
 
 
 def counts(client, running: int, waiting: int) -> None:
@@ -297,8 +289,10 @@ def test_stopped_gently(folder):
 def test_the_page_and_a_key(folder):
     gradio_client = pytest.importorskip("gradio_client")
     options = ["--network", "best", "--page", "--api-key", "open sesame", "--cors", "http://a.org"]
+    options += ["--upload-mb", "2", "--megapixels", "0.3"]
     with served(folder, *options) as client:
-        assert client.get("/health").is_success
+        for address in ("/health", "/docs", "/openapi.json"):
+            assert client.get(address).is_success
         for headers in ({}, {"X-API-Key": "x"}, {"Authorization": "Bearer x"}):
             answer = client.post("/remove-background", content=PHOTO, headers=headers)
             assert answer.status_code == 401 and answer.json()["error"] == "key"
@@ -314,6 +308,11 @@ def test_the_page_and_a_key(folder):
         page = gradio_client.Client(address, auth=("me", "open sesame"), verbose=False)
         *_, said = page.predict(param_7=None, api_name="/show")
         assert "512×512 pixels" in said
+        assert "up to 2 MB and 0.3 megapixels" in json.dumps(page.config)
+        Image.new("L", (600, 600)).save(folder / "huge.png")
+        huge = gradio_client.handle_file(folder / "huge.png")
+        with pytest.raises(Exception, match="600×600 is more than 0.3 megapixels"):
+            page.predict(param_5="picture", param_7=huge, api_name="/show")
 
 
 WRONG_SETTINGS = [
@@ -338,9 +337,8 @@ def test_wrong_settings_are_one_line(args, env, file, said, tmp_path):
         command = [sys.executable, "-m", "unetlib", "serve", "--no-page", *args]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.returncode == (
-        1 if said.startswith(("cuda", "cannot", "Did you mean 'people")) else 2
-    )
+    late = said.startswith(("cuda", "cannot", "Did you mean 'people"))  # settings are fine then
+    assert done.returncode == (1 if late else 2)
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
@@ -350,6 +348,6 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monke
     (tmp_path / "serve.json").write_text('{"port": 1, "queue": 2, "files": 3, "api_key": 123}')
     monkeypatch.setenv("UNETLIB_SERVE_PORT", "4")
     monkeypatch.setenv("UNETLIB_SERVE_QUEUE", "5")
-    settings = read_settings(given={"port": "6"})
+    settings = read_settings(None, {"port": "6", "host": None})
     assert (settings.port, settings.queue, settings.files) == (6, 5, 3)
     assert settings.api_key.get_secret_value() == "123" and "123" not in repr(settings)

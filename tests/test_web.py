@@ -10,7 +10,7 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.app import web
-from unetlib.data.images import ImageError
+from unetlib.data.images import TooLarge
 
 pytest.importorskip("gradio")
 # size, threshold, refine, ground, color, behind
@@ -66,10 +66,11 @@ def test_files_and_a_zip_of_photos_of_one_name(network, photo, tmp_path):
         assert len(archive.namelist()) == 6 and "me_2_foreground.png" in archive.namelist()
 
 
-def test_what_is_too_large_is_said_by_name(network, tmp_path):
-    Image.new("1", (9000, 6000)).save(tmp_path / "huge.png")
-    with pytest.raises(ImageError, match="huge.png: 9000×6000 is more than 50 megapixels"):
-        web.preview(str(tmp_path / "huge.png"), network, *SETTINGS)
+def test_what_is_too_large_is_said_by_name(tmp_path):
+    Image.new("1", (900, 600)).save(tmp_path / "huge.png")
+    assert web.within(tmp_path / "huge.png", 0.54)
+    with pytest.raises(TooLarge, match="huge.png: 900×600 is more than 0.5 megapixels"):
+        web.within(tmp_path / "huge.png", 0.5)
 
 
 def test_photos_of_iphones(network, tmp_path):

@@ -40,6 +40,7 @@ class OnnxNetwork:
         self.path, self.runs_on = Path(path), f"{place[1] and place[0] or 'cpu'} (ONNX Runtime)"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        options.enable_cpu_mem_arena = False  # no quicker, and keeps what all threads ever needed
         options.log_severity_level = 4  # its errors are raised as well
         options.add_session_config_entry("session.force_spinning_stop", "1")  # cores are left free
         providers = ["CPUExecutionProvider"]

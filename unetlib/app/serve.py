@@ -5,15 +5,13 @@ import click
 from unetlib.app import Command
 from unetlib.errors import need
 
-PACKAGES = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client", "psutil", "yaml")
-
 
 class ServeCommand(Command):
     """A command whose options are the settings of the server, which are read when it is asked."""
 
     def get_params(self, ctx: click.Context):
         if "host" not in {param.name for param in self.params}:
-            need(*PACKAGES, extra="serve")
+            need("fastapi_offline", "pydantic_settings", "pythonjsonlogger", extra="serve")
             from unetlib.app.settings import Settings
 
             for name, field in Settings.model_fields.items():
@@ -30,7 +28,6 @@ class ServeCommand(Command):
 def start(ready: str, config: str | None, browser: bool, given: dict) -> None:
     from unetlib.app.settings import read_settings
 
-    given = {name: value for name, value in given.items() if value is not None}
     settings = read_settings(config, given)
     from unetlib.app.server import run  # only now: it loads much
 

@@ -1,7 +1,8 @@
 """The server: photos come over HTTP, their cut-outs go back; the page for people is at /.
 
-The way of a request: `Front` (its id, its key, a place in the queue, limits, time, log) -> a route
--> a thread of the pool (decode, predict, encode) -> the answer, and its place is free again.
+The way of a request: `Front` (its id, what is too large, time, log) -> the key and a place in the
+queue, which routes depend on -> a route -> a thread of the pool (decode, predict, encode) -> the
+answer, and its place is free again.
 """
 
 import asyncio
@@ -22,7 +23,6 @@ import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import PurePath
 from typing import Literal
 from uuid import uuid4
@@ -32,30 +32,30 @@ import numpy as np
 import prometheus_client as prometheus
 import psutil
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request, UploadFile
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel, Field, ValidationError
+from pythonjsonlogger.json import JsonFormatter
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
 from unetlib.app.settings import Settings, first_of
-from unetlib.app.web import Networks, build_page
+from unetlib.app.web import Networks, build_page, within
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
-from unetlib.data.images import ImageError, TooLarge, image_size, load_image
+from unetlib.data.images import ImageError, TooLarge, load_image
 from unetlib.errors import need
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
 
-PHOTO = {"/remove-background", "/batch-remove-background", "/api/remove"}  # POST; others are GET
-OPEN = {"/health", "/docs", "/openapi.json"}  # without a key; the page has a login of its own
-ROUTES = PHOTO | OPEN | {"/model-info", "/metrics"}
 KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+STOPPING = 503, "stopping", "this server is being stopped"
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 log = logging.getLogger("unetlib.serve")
 requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
@@ -67,24 +67,24 @@ waiting = prometheus.Gauge("unetlib_waiting", "Requests that are sent or wait fo
 MultiPartParser.spool_max_size = 0  # no upload is written to a disk: Front limits what is held
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """A request that gets an error: its HTTP status, a word for programs, a sentence."""
 
     def __init__(self, status: int, code: str, message: str):
-        super().__init__(message)
-        self.status, self.code = status, code
+        super().__init__(status, message, HEADERS.get(status))
+        self.code = code
 
 
 def refusal(error: Exception) -> Refused:
     """What a client is told of an error, which is counted."""
     text = str(error)
     match error:
-        case Refused():
-            status, code = error.status, error.code
-        case HTTPException():
-            status, code, text = error.status_code, "bad_request", error.detail
-        case ConnectionError() | ClientDisconnect():
-            status, code = 499, "client_gone"
+        case HTTPException(status_code=status, detail=text):
+            code = getattr(error, "code", "method" if status == 405 else "bad_request")
+        case RuntimeError(__cause__=Refused()):  # an answer had begun
+            return refusal(error.__cause__)
+        case ClientDisconnect():
+            status, code, text = 499, "client_gone", "the client went away"
         case TooLarge():
             status, code = 413, "too_many_pixels"
         case ImageError(__cause__=UnidentifiedImageError()):
@@ -92,7 +92,9 @@ def refusal(error: Exception) -> Refused:
         case ImageError():
             status, code = 422, "broken_image"
         case ValidationError():
-            status, code, text = 422, "bad_parameter", first_of(error, Parameters.model_fields)
+            missing = error.errors()[0]["type"] == "missing"  # nothing but photos has to be sent
+            status, code = 422, "no_photo" if missing else "bad_parameter"
+            text = first_of(error, Parameters.model_fields)
         case ValueError() | ImportError():
             status, code = 422, "bad_parameter"
         case MemoryError():
@@ -104,14 +106,83 @@ def refusal(error: Exception) -> Refused:
     return Refused(status, code, text)
 
 
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """An error in the form that all have."""
+    no = refusal(error)
+    body = {"error": no.code, "message": no.detail, "request_id": request.state.job.id}
+    return JSONResponse(body, no.status_code, no.headers)
+
+
+class Parameters(BaseModel, extra="forbid"):
+    """How photos are cut out."""
+
+    network: str | None = Field(None, description="One of /model-info.")
+    threshold: float = Field(0.5, ge=0, le=1, description="From here on it is foreground.")
+    refine: Literal[tuple(REFINEMENTS)] = Field("guided", description="How its edge is refined.")
+    background: str | UploadFile = Field("transparent", description="A colour, blur, grey; a file.")
+    output: Literal[tuple(KINDS)] = "foreground"
+    format: Literal["png", "webp"] = "png"
+    crop: bool = Field(False, description="To the figure.")
+    size: int | None = Field(None, ge=32, le=1024, description="Working size; as trained.")
+
+
+class Photo(Parameters):
+    """One photo, and how it is cut out."""
+
+    file: UploadFile
+
+
+class Batch(Parameters):
+    """Photos, and how all of them are cut out."""
+
+    files: list[UploadFile]
+
+
+class RembgPhoto(BaseModel):
+    """What clients of rembg's server send. Its other parameters change nothing here."""
+
+    file: UploadFile
+    model: str | None = Field(None, description="One of /model-info.")
+    a: bool = Field(False, description="Alpha matting.")
+    om: bool = Field(False, description="Only the mask.")
+    bgc: str = Field("0,0,0,0", pattern=r"^\d+,\d+,\d+,(0|255)$", description="R,G,B,A.")
+
+    def ours(self) -> Photo:
+        refine, output = "closed-form" if self.a else "guided", "soft" if self.om else "foreground"
+        color, _, alpha = self.bgc.rpartition(",")
+        how = {"refine": refine, "output": output, "network": self.model, "file": self.file}
+        return Photo(background=color if alpha == "255" else "transparent", **how)
+
+
+def form(model: type[BaseModel]) -> dict:
+    """The form that a route takes, for /docs."""
+    content = {"multipart/form-data": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read(request: Request, model: type[BaseModel]):
+    """What is sent, as `model`: a form, or a photo as the body itself; parameters may stand in the
+    address as well. Raises ValidationError and HTTPException."""
+    given = dict(request.query_params)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        sent = await request.form(max_fields=50)
+        for name in sent:
+            one, *more = values = sent.getlist(name)
+            given[name] = values if more or name == "files" else one
+    else:
+        given["file"] = UploadFile(io.BytesIO(await request.body()))
+    return model(**given)
+
+
 @dataclass(eq=False)
 class Job:
     """A request, from its first byte to the last of its answer."""
 
     id: str
-    held: int = 0  # bytes of its body
-    unread: bool = True  # there is more of it
-    gone: bool = False  # nobody waits for it any more
+    most: float = 0  # bytes that it may have
+    held: int = 0  # bytes that came
+    unread: bool = True  # there are more of them
+    wanted: bool = False  # a client waits for what is made of its photos
     future: Future = field(default_factory=Future)  # of what a thread does for it
 
 
@@ -126,333 +197,217 @@ class Front:
         cv2.setNumThreads(threads)
         self.networks = Networks(settings.network, settings.device, threads)
         self.networks.load().predict(np.zeros((64, 64, 3), np.uint8))  # warm, and known to work
-        running.set_function(self.running)
-        waiting.set_function(lambda: len(self.jobs) - self.running())
+        running.set_function(lambda: self.queue()["running"])
+        waiting.set_function(lambda: self.queue()["waiting"])
 
-    def running(self) -> int:
-        return sum(job.future.running() for job in self.jobs)
+    def queue(self) -> dict[str, int]:
+        """Requests with photos: those that a thread works for, those that are sent or wait."""
+        busy = sum(job.future.running() for job in self.jobs)
+        return {"running": busy, "waiting": len(self.jobs) - busy}
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start, request = time.perf_counter(), Request(scope)
-        route = scope["path"] if scope["path"] in ROUTES else "page"  # whose addresses name files
         given = request.headers.get("x-request-id", "")
         job = Job(given if re.fullmatch(r"[\w.-]{1,64}", given) else uuid4().hex)
-        answer = {"status": 499, "bytes": 0}  # 499: the client went away before it
+        request.state.job = job
+        facts = {"id": job.id, "client": request.client and request.client.host}
+        facts |= {"method": request.method, "status": 499, "bytes": 0}  # 499: the client went away
 
         async def hear():
             message = await receive()
             job.held += len(message.get("body", b""))
             job.unread = message.get("more_body", False)
-            if job in self.jobs and not job.gone:
-                self.check(route, job.held)
+            if job.wanted:
+                self.check(job, job.held)
             return message
 
         async def tell(message):
             if message["type"] == "http.response.start":
-                answer["status"] = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", job.id.encode())]
-            answer["bytes"] += len(message.get("body", b""))
+                facts["status"], headers = message["status"], [(b"x-request-id", job.id.encode())]
+                if facts["status"] >= 400:  # a client that is still sending would not read it
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(DRAIN):
+                            while job.unread:
+                                await hear()
+                    headers += [(b"connection", b"close")] * job.unread
+                message["headers"] = [*message["headers"], *headers]
+            facts["bytes"] += len(message.get("body", b""))
             await send(message)
 
-        scope["state"] = {"job": job, "hear": hear}
-        try:
-            self.admit(route, request)
-            async with self.place(route, request, job):
-                await self.app(scope, hear, tell)
-        except asyncio.CancelledError:
-            if not self.stopping:
-                raise
-        except Exception as error:
-            if answer["status"] == 499:  # else it was answered, or an answer has begun
-                await (await self.answer(request, error))(scope, receive, tell)
-        finally:
-            took = time.perf_counter() - start
-            requests.labels(route, answer["status"]).inc()
-            seconds.labels(route).observe(took)
-            facts = {"id": job.id, "client": request.client and request.client.host}
-            facts |= {"method": scope["method"], "route": route, **answer, "received": job.held}
-            log.info("request", extra={"facts": facts | {"ms": round(1000 * took, 1)}})
+        with suppress(Exception, asyncio.CancelledError):  # `refuse` told it to who still listens
+            await self.app(scope, hear, tell)
+        if job in self.jobs:  # until its thread ends, which cannot be stopped, it keeps its place
+            loop = asyncio.get_running_loop()
+            job.future.cancel()
+            job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self.leave, job))
+        took, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "page")
+        requests.labels(route, facts["status"]).inc()
+        seconds.labels(route).observe(took)
+        facts |= {"route": route, "received": job.held, "ms": round(1000 * took, 1)}
+        log.info("request", extra=facts)
 
-    async def answer(self, request: Request, error: Exception) -> JSONResponse:
-        """An error in the form that all have. The rest of the request is thrown away first, or its
-        client would not read the answer; but not for long."""
-        refused, job = refusal(error), request.state.job
-        job.gone = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
-                while job.unread:
-                    await request.state.hear()
-        headers = HEADERS.get(refused.status, {}) | ({"Connection": "close"} if job.unread else {})
-        body = {"error": refused.code, "message": str(refused), "request_id": job.id}
-        return JSONResponse(body, refused.status, headers)
-
-    def admit(self, route: str, request: Request) -> None:
-        """Raises Refused for a wrong method and for a key that is missing or wrong."""
-        methods = ("POST",) if route in PHOTO else ("GET", "HEAD")
-        if route != "page" and request.method not in methods:
-            raise Refused(405, "method", f"{route} has no {request.method}")
-        if (key := self.settings.api_key) and route in ROUTES - OPEN:
-            bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-            given = request.headers.get("x-api-key", bearer).encode()
-            if not hmac.compare_digest(given, key.get_secret_value().encode()):
-                raise Refused(401, "key", "a key is needed: X-API-Key or Authorization: Bearer")
-
-    def check(self, route: str, size: int) -> None:
-        """Raises Refused where a request, or all of them, are too large."""
-        most = self.settings.upload_mb * (self.settings.files if "batch" in route else 1)
-        if size > 1e6 * most:
-            raise Refused(413, "upload_too_large", f"more than {most:g} MB")
+    def check(self, job: Job, size: int) -> None:
+        """Raises Refused when the server stops, and where a request or all are too large."""
+        if self.stopping:
+            raise Refused(*STOPPING)
+        if size > job.most:
+            raise Refused(413, "upload_too_large", f"more than {job.most / 1e6:g} MB")
         if sum(job.held for job in self.jobs) > 1e6 * self.settings.buffer_mb:
             raise Refused(503, "queue_full", "too many uploads are waiting")
 
-    @asynccontextmanager
-    async def place(self, route: str, request: Request, job: Job):
-        """A place in the queue, for those who send photos. It is free when the answer was sent, and
-        no thread works for it any more: one that took too long goes on, as it cannot be stopped."""
-        if route not in PHOTO:
-            yield
-            return
-        if self.stopping or len(self.jobs) >= self.settings.workers + self.settings.queue:
-            why = "stopping" if self.stopping else "queue_full"
-            raise Refused(503, why, "no more photos are taken at the moment")
+    def is_key(self, given: str) -> bool:
+        key = self.settings.api_key
+        return not key or hmac.compare_digest(given.encode(), key.get_secret_value().encode())
+
+    async def key(self, request: Request) -> None:
+        """Raises Refused for a key that is missing or wrong."""
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not self.is_key(request.headers.get("x-api-key", bearer)):
+            raise Refused(401, "key", "a key is needed: X-API-Key or Authorization: Bearer")
+
+    async def place(self, request: Request):
+        """A place in the queue, for those who send photos, and for so many seconds."""
+        job, settings = request.state.job, self.settings
+        if len(self.jobs) >= settings.workers + settings.queue:
+            raise Refused(503, "queue_full", "too many requests are waiting")
+        photos = settings.files if "batch" in request.url.path else 1
+        job.most, job.wanted = 1e6 * settings.upload_mb * photos, True
         self.jobs.add(job)
         try:
-            self.check(route, int(request.headers.get("content-length", 0)))
-            async with asyncio.timeout(self.settings.seconds):
+            self.check(job, int(request.headers.get("content-length", 0)))
+            async with asyncio.timeout(settings.seconds):
                 yield
         except TimeoutError:
-            raise Refused(504, "time", f"it took over {self.settings.seconds:g} seconds") from None
+            raise Refused(504, "time", f"it took over {settings.seconds:g} seconds") from None
         finally:
-            job.gone, loop = True, asyncio.get_running_loop()
-            job.future.cancel()
-            free = partial(loop.call_soon_threadsafe, self.leave, job)
-            job.future.add_done_callback(lambda _: free())
+            job.wanted = False
 
     def leave(self, job: Job) -> None:
-        """A place is free. After the last, memory goes back to the system: glibc would keep it."""
+        """Its place is free. After the last, memory goes back to the system: glibc keeps it."""
         self.jobs.discard(job)
         if not self.jobs and hasattr(LIBC, "malloc_trim"):
             gc.collect()  # requests lie in circles, with their photos
             LIBC.malloc_trim(0)
 
-    async def work(self, request: Request, function, *args):
-        """function(job, *args) in a thread of the pool, unless the client goes away before."""
+    async def answer(self, request: Request, media_type: str, function, *args) -> Response:
+        """The bytes and the facts that function(self, *args) returns, in a thread of the pool. What
+        waits for one is refused when the server stops, and given up when its client goes away."""
         job = request.state.job
-        if self.stopping:
-            raise Refused(503, "stopping", "this server is being stopped")
-        job.future = self.pool.submit(function, job, *args)
+        job.future = self.pool.submit(function, self, *args)
         done = asyncio.wrap_future(job.future)
-        gone = asyncio.create_task(disconnected(request))
-        try:
-            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if self.stopping and done.cancelled():
-                raise Refused(503, "stopping", "this server is being stopped")
-            if not done.done():
-                raise ConnectionError("the client has gone")
-            return done.result()
-        finally:
-            gone.cancel()
-
-    async def stop(self, server: uvicorn.Server) -> None:
-        """What runs comes to its end, what waits is refused, then the streams of pages end."""
-        self.stopping = True
-        while self.jobs:
-            for job in self.jobs:
-                job.future.cancel()
-            await asyncio.sleep(0.05)
-        for task in server.server_state.tasks:
-            task.cancel()
+        while not (await asyncio.wait({done}, timeout=0.1))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            if self.stopping and job.future.cancel():
+                raise Refused(*STOPPING)
+        content, facts = done.result()
+        job.future = Future()  # the other one would hold the result when memory is given back
+        headers = {f"X-{name.title()}": str(value) for name, value in facts.items()}
+        headers["Content-Length"] = str(len(content))
+        # in pieces: an answer that is read slowly keeps its place
+        pieces = (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+        return StreamingResponse(pieces, media_type=media_type, headers=headers)
 
 
-class Parameters(BaseModel, extra="forbid"):
-    """How a photo is cut out."""
-
-    network: str | None = Field(None, description="One of /model-info.")
-    threshold: float = Field(0.5, ge=0, le=1, description="From here on it is foreground.")
-    refine: Literal[tuple(REFINEMENTS)] = Field("guided", description="How its edge is refined.")
-    background: str = Field("transparent", description="A colour, blur, grey; or a second file.")
-    output: Literal[tuple(KINDS)] = "foreground"
-    format: Literal["png", "webp"] = "png"
-    crop: bool = Field(False, description="To the figure.")
-    size: int | None = Field(None, ge=32, le=1024, description="Working size; as trained.")
-
-
-class RembgParameters(BaseModel):
-    """What clients of rembg's server send. Its other parameters change nothing here."""
-
-    model: str | None = Field(None, description="One of /model-info.")
-    a: bool = Field(False, description="Alpha matting.")
-    om: bool = Field(False, description="Only the mask.")
-    bgc: str = Field("0,0,0,0", pattern=r"^\d+,\d+,\d+,(0|255)$", description="R,G,B,A.")
-
-    def ours(self) -> Parameters:
-        refine, output = "closed-form" if self.a else "guided", "soft" if self.om else "foreground"
-        color, _, alpha = self.bgc.rpartition(",")
-        how = {"refine": refine, "output": output, "network": self.model}
-        return Parameters(background=color if alpha == "255" else "transparent", **how)
-
-
-async def disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def read_request(request: Request) -> tuple[dict, list, object]:
-    """What is sent: the parameters, of the form and of the address; the photos as (name, file), one
-    where the body is no form; and the file named `background`, or None."""
-    given, photos, behind = dict(request.query_params), [], None
-    kind = request.headers.get("content-type", "").partition(";")[0]
-    if kind == "multipart/form-data":
-        for name, value in (await request.form(max_fields=50)).multi_items():
-            if isinstance(value, str):
-                given[name] = value
-            elif name == "background":
-                behind = value.file
-            else:
-                photos.append((value.filename or "photo", value.file))
-    elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        photos = [("photo", io.BytesIO(body))] if (body := await request.body()) else []
+def cut(front: Front, given: Parameters, photo: UploadFile) -> tuple[bytes, dict]:
+    """The cut-out of a photo, and facts on it. Raises what `refusal` knows."""
+    start, most, behind = time.perf_counter(), front.settings.megapixels, given.background
+    if isinstance(behind, str):
+        behind = read_background(behind, files=False)
     else:
-        raise Refused(415, "not_an_image", f"a form or image/... is expected, not {kind}")
-    return given, photos, behind
+        behind = Background(np.asarray(load_image(within(behind.file, most))))
+    how = given.model_dump(include={"threshold", "refine", "crop", "size"})
+    network, recipe = front.networks.load(given.network), Recipe(background=behind, **how)
+    done = cut_photo(within(photo.file, most), network, recipe)
+    content = done.encode(KINDS[given.output], given.format)
+    height, width = done.photo.rgb.shape[:2]
+    pixels.inc(width * height)
+    facts = {"size": f"{width}x{height}", "network": given.network or front.networks.default}
+    return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
 
 
-class Cutter:
-    """Cuts out photos as `given` says, in a thread. Raises what `refusal` knows."""
-
-    def __init__(self, front: Front, given: Parameters, behind=None):
-        self.front, self.given, self.behind = front, given, behind
-
-    def small(self, file):
-        """The file, if its header says no more than the pixels that are allowed."""
-        (width, height), most = image_size(file), self.front.settings.megapixels
-        if width * height > 1e6 * most:
-            what = f"{width}x{height} is more than {most:g} megapixels"
-            raise Refused(413, "too_many_pixels", what)
-        file.seek(0)
-        return file
-
-    def cut(self, job: Job, name: str, file) -> tuple[bytes, dict]:
-        """The bytes of one answer, and facts on it."""
-        start, given, networks = time.perf_counter(), self.given, self.front.networks
-        behind = read_background(given.background, files=False)
-        if self.behind:
-            behind = Background(np.asarray(load_image(self.small(self.behind))))
-        how = {"threshold": given.threshold, "refine": given.refine, "crop": given.crop}
-        recipe = Recipe(**how, background=behind, size=given.size)
-        cut = cut_photo(self.small(file), networks.load(given.network), recipe)
-        content = cut.encode(KINDS[given.output], given.format)
-        height, width = cut.photo.rgb.shape[:2]
-        pixels.inc(width * height)
-        facts = {"size": f"{width}x{height}", "network": given.network or networks.default}
-        return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
-
-    def batch(self, job: Job, photos) -> tuple[bytes, dict]:
-        """A zip of all that can be cut out, and report.json on each."""
-        packed, report = io.BytesIO(), []
-        with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
-            for number, (name, file) in enumerate(photos, 1):
-                if job.gone:
-                    break
-                stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
-                result = f"{number:02}_{stem}.{self.given.format}"
-                try:
-                    content, facts = self.cut(job, name, file)
-                    archive.writestr(result, content)
-                    facts = {"status": 200, "result": result} | facts
-                except Exception as error:
-                    no = refusal(error)
-                    facts = {"status": no.status, "error": no.code, "message": str(no)}
-                report.append({"file": name} | facts)
-            archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
-        failed = sum(line["status"] != 200 for line in report)
-        return packed.getvalue(), {"photos": len(report), "failed": failed}
-
-
-def sent(content: bytes, media_type: str, facts: dict) -> Response:
-    """An answer in pieces: one that is read slowly keeps its place."""
-    pieces = (content[start : start + PIECE] for start in range(0, len(content), PIECE))
-    headers = {f"X-{name.title()}": str(value) for name, value in facts.items()}
-    headers["Content-Length"] = str(len(content))
-    return StreamingResponse(pieces, media_type=media_type, headers=headers)
-
-
-def form(model: type[BaseModel], name: str) -> dict:
-    """The form that a route takes, for /docs."""
-    schema, file = model.model_json_schema(), {"type": "string", "format": "binary"}
-    schema["properties"][name] = {"type": "array", "items": file} if name == "files" else file
-    content = {"multipart/form-data": {"schema": schema | {"required": [name]}}}
-    return {"requestBody": {"required": True, "content": content}}
+def cut_batch(front: Front, given: Batch, job: Job) -> tuple[bytes, dict]:
+    """A zip of all that can be cut out, and report.json on each."""
+    packed, report = io.BytesIO(), []
+    with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
+        for number, photo in enumerate(given.files, 1):
+            if not job.wanted:
+                break
+            name = photo.filename or "photo"
+            stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
+            result = f"{number:02}_{stem}.{given.format}"
+            try:
+                content, facts = cut(front, given, photo)
+                archive.writestr(result, content)
+                facts = {"status": 200, "result": result} | facts
+            except Exception as error:
+                no = refusal(error)
+                facts = {"status": no.status_code, "error": no.code, "message": no.detail}
+            report.append({"file": name} | facts)
+        archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    failed = sum(line["status"] != 200 for line in report)
+    return packed.getvalue(), {"photos": len(report), "failed": failed}
 
 
 def build(settings: Settings) -> Front:
     """The whole server: what its front leads to. Raises what `Predictor` raises."""
     front = Front(settings)
 
-    async def page(scope, receive, send):
-        await (await asyncio.shield(front.page))(scope, receive, send)
-
     @asynccontextmanager
     async def lifespan(app):
-        front.loop, made = asyncio.get_running_loop(), AsyncExitStack()
+        async with AsyncExitStack() as stack:
 
-        async def show():
-            """Gradio takes seconds to load: its page is made in a thread, visitors wait for it."""
-            host = await asyncio.to_thread(make_page, front)
-            await made.enter_async_context(host.router.lifespan_context(host))
-            return host
+            async def load():
+                """Gradio takes seconds to load: its page is made in a thread, visitors wait."""
+                host = await asyncio.to_thread(make_page, front)
+                await stack.enter_async_context(host.router.lifespan_context(host))
+                return host
 
-        async with made:
-            front.page = asyncio.create_task(show()) if settings.page else None
+            async def page(scope, receive, send):
+                await (await asyncio.shield(host))(dict(scope), receive, send)
+
+            if settings.page:
+                host, app.router.default = asyncio.create_task(load()), page
             yield
 
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
-    app = FastAPI(title="unetlib: cut out photos", **how)
-    app.add_exception_handler(HTTPException, front.answer)
-    app.add_exception_handler(Exception, front.answer)
+    how["exception_handlers"] = {HTTPException: refuse, Exception: refuse}
+    front.app = app = FastAPIOffline(title="unetlib: cut out photos", **how)  # offline: its /docs
+    keyed = [Depends(front.key)]
+    photos = [*keyed, Depends(front.place)]
 
-    @app.post("/remove-background", openapi_extra=form(Parameters, "file"))
+    @app.post("/remove-background", dependencies=photos, openapi_extra=form(Photo))
     async def remove_background(request: Request) -> Response:
         """A photo, in a form or as the body itself -> its cut-out. The parameters may stand in the
         address as well. A file named `background` comes behind the figure."""
-        given, photos, behind = await read_request(request)
-        return await cut_one(request, Parameters(**given), photos, behind)
+        given = await read(request, Photo)
+        return await front.answer(request, f"image/{given.format}", cut, given, given.file)
 
-    @app.post("/api/remove", openapi_extra=form(RembgParameters, "file"))
+    @app.post("/api/remove", dependencies=photos, openapi_extra=form(RembgPhoto))
     async def as_rembg(request: Request) -> Response:
         """A photo -> its cut-out as PNG, for clients of rembg's server."""
-        given, photos, _ = await read_request(request)
-        return await cut_one(request, RembgParameters(**given).ours(), photos)
+        given = (await read(request, RembgPhoto)).ours()
+        return await front.answer(request, "image/png", cut, given, given.file)
 
-    async def cut_one(request, parameters, photos, behind=None) -> Response:
-        if len(photos) != 1:
-            raise Refused(422, "no_photo", f"one photo is expected as `file`, not {len(photos)}")
-        cutter = Cutter(front, parameters, behind)
-        content, facts = await front.work(request, cutter.cut, *photos[0])
-        return sent(content, f"image/{parameters.format}", facts)
-
-    @app.post("/batch-remove-background", openapi_extra=form(Parameters, "files"))
+    @app.post("/batch-remove-background", dependencies=photos, openapi_extra=form(Batch))
     async def batch_remove_background(request: Request) -> Response:
         """Photos, each as `files` -> a zip of their cut-outs and of report.json."""
-        given, photos, behind = await read_request(request)
-        if not 1 <= len(photos) <= settings.files:
-            most = f"1 to {settings.files} photos are expected as `files`, not {len(photos)}"
+        given = await read(request, Batch)
+        if len(given.files) > settings.files:
+            most = f"1 to {settings.files} photos are expected as `files`, not {len(given.files)}"
             raise Refused(422, "files", most)
-        cutter = Cutter(front, Parameters(**given), behind)
-        content, facts = await front.work(request, cutter.batch, photos)
-        return sent(content, "application/zip", facts)
+        return await front.answer(request, "application/zip", cut_batch, given, request.state.job)
 
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         """Live if it answers, ready if it takes photos; 503 if not."""
-        queue = {"running": front.running(), "waiting": len(front.jobs) - front.running()}
-        memory = round(psutil.Process().memory_info().rss / 1e6)
-        facts = {"live": True, "ready": not front.stopping, "memory_mb": memory, "queue": queue}
-        return JSONResponse(facts, 503 if front.stopping else 200)
+        memory, ready = round(psutil.Process().memory_info().rss / 1e6), not front.stopping
+        facts = {"live": True, "ready": ready, "memory_mb": memory, "queue": front.queue()}
+        return JSONResponse(facts, 200 if ready else 503)
 
-    @app.get("/model-info")
+    @app.get("/model-info", dependencies=keyed)
     async def model_info() -> dict:
         """The networks that a request may name, and the limits."""
         limits = settings.model_dump(exclude={"api_key", "network", "host", "port", "cors"})
@@ -461,50 +416,40 @@ def build(settings: Settings) -> Front:
         default = front.networks.default
         return {"default": default, "runs": runs, "networks": about, "limits": limits}
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=keyed)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(prometheus.generate_latest(), media_type=prometheus.CONTENT_TYPE_LATEST)
 
-    if settings.page:
-        app.mount("/", page)
-    front.app = app
     return front
 
 
 def make_page(front: Front) -> FastAPI:
     """The page as an application of its own; where a key is needed, it is the password."""
+    most, pixels = front.settings.upload_mb, front.settings.megapixels
+    page = build_page(front.networks, lambda *args: front.pool.submit(*args).result(), most, pixels)
     import gradio as gr
 
-    settings, key = front.settings, front.settings.api_key
-
-    def login(user: str, password: str) -> bool:
-        return hmac.compare_digest(password.encode(), key.get_secret_value().encode())
-
-    blocks = build_page(front.networks, lambda *args: front.pool.submit(*args).result())
+    login = (lambda user, password: front.is_key(password)) if front.settings.api_key else None
     host = FastAPI(openapi_url=None)
     host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
-    how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * settings.upload_mb)}
-    return gr.mount_gradio_app(host, blocks, "/", auth=login if key else None, **how)
-
-
-class JsonLines(logging.Formatter):
-    """A line of JSON for each request, and for each error with its traceback."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {"time": self.formatTime(record), "level": record.levelname, "event": record.msg}
-        facts |= getattr(record, "facts", {})
-        if record.exc_info:
-            facts["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
+    how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * most)}
+    return gr.mount_gradio_app(host, page, "/", auth=login, **how)
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which tells the front that it was asked to stop."""
+    """uvicorn, which ends gently."""
 
-    def handle_exit(self, sig, frame) -> None:
-        asyncio.run_coroutine_threadsafe(self.front.stop(self), self.front.loop)
-        super().handle_exit(sig, frame)
+    front: Front
+
+    async def shutdown(self, sockets=None) -> None:
+        """What runs comes to its end, what waits or comes is refused, then the pages' streams."""
+        self.front.stopping = True
+        while self.front.jobs and not self.force_exit:
+            await asyncio.sleep(0.05)
+        for task in self.server_state.tasks:
+            task.cancel()
+        await super().shutdown(sockets)
 
 
 def run(settings: Settings, ready: str, browser: bool = False) -> None:
@@ -512,23 +457,23 @@ def run(settings: Settings, ready: str, browser: bool = False) -> None:
     then, with the address. Raises OSError for a port that is taken, and what `Predictor` raises."""
     if settings.page:
         need("gradio", extra="serve")
-        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     host, family = settings.host, socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listening = socket.create_server((host, settings.port), family=family)
     except OSError as error:
         raise OSError(f"cannot listen at {host}:{settings.port}: {error.strerror}") from error
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    for name, level in (("uvicorn", logging.WARNING), (log.name, logging.INFO)):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(level)
+    names = {"levelname": "level", "message": "event", "exc_info": "traceback"}
+    known = "%(levelname)s %(message)s"
+    handler.setFormatter(JsonFormatter(known, rename_fields=names, timestamp="time"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    log.setLevel(logging.INFO)
     app = front = build(settings)
-    if origins := [origin.strip() for origin in settings.cors.split(",") if origin.strip()]:
-        every = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
-        app = CORSMiddleware(front, allow_origins=origins, **every)
+    every = ["*"]
+    if origins := settings.cors.replace(",", " ").split():
+        app = CORSMiddleware(front, origins, every, every, expose_headers=every)
     how = {"log_config": None, "access_log": False, "server_header": False}
-    server = Server(uvicorn.Config(app, timeout_graceful_shutdown=int(settings.seconds) + 1, **how))
+    server = Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **how))
     server.front = front
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(ready.format(address), flush=True)

@@ -36,17 +36,18 @@ class Settings(BaseSettings, extra="forbid", coerce_numbers_to_str=True):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
 
 
-def read_settings(config: str | None = None, given: dict | None = None) -> Settings:
-    """Settings from `given`, else the environment, else a file (YAML, of which JSON is a part).
-    Raises ValueError for a name that is none, naming the nearest, and for a wrong value."""
+def read_settings(config: str | None, given: dict) -> Settings:
+    """Settings from `given` where it is not None, else the environment, else a file (YAML, of which
+    JSON is a part). ValueError for a wrong value, and for a wrong name, with the nearest one."""
     known, places = Settings.model_fields, ("serve.yaml", "serve.json")
     for name in os.environ:
         if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known:
             near = hint(name, [PREFIX + one.upper() for one in known])
             raise ValueError(f"environment variable {name}: there is no such setting.{near}")
     found = find_input(config) if config else next(filter(os.path.isfile, places), None)
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        return type("Found", (Settings,), {}, yaml_file=found)(**(given or {}))
+        return type("Found", (Settings,), {}, yaml_file=found)(**given)
     except ValidationError as error:
         raise ValueError(f"setting {first_of(error, known)}") from error
     except (yaml.YAMLError, TypeError, ValueError) as error:

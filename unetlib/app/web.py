@@ -9,16 +9,29 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from threading import Lock
 
 from unetlib.errors import hint, need
 from unetlib.paths import resolve
 
-PHOTO_MB, MEGAPIXELS, KEPT = 30, 50, 1800  # of a photo; seconds that files are kept
+KEPT = 1800  # seconds that files are kept
 SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
 EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "closed-form")]
 ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
+
+
+def within(source, megapixels: float):
+    """`source`, a path or an open file, if by its header it has no more pixels than that. Raises
+    TooLarge where it has, and what `load_image` raises."""
+    from unetlib.data.images import TooLarge, opened
+
+    with opened(source) as image:
+        if image.width * image.height > 1e6 * megapixels:
+            size = f"{image.width}×{image.height}"
+            raise TooLarge(f"{size} is more than {megapixels:g} megapixels")
+    return source
 
 
 @lru_cache(4)
@@ -60,14 +73,12 @@ class Networks:
 
 
 @lru_cache(8)
-def _predicted(path: str, network, size: int | None, side: int):
+def _predicted(path: str, network, size: int | None, side: float):
     """An upload as (photo, soft mask), of at most `side` pixels: what takes long."""
-    from unetlib.data.images import ImageError, fit_within, image_size, open_photo, resize
+    from unetlib.data.images import fit_within, open_photo, resize
 
-    width, height = image_size(path)
-    if width * height > MEGAPIXELS * 1e6:
-        raise ImageError(f"{path}: {width}×{height} is more than {MEGAPIXELS} megapixels")
-    photo, shape = open_photo(path), fit_within((height, width), side)
+    photo = open_photo(path)
+    shape = fit_within(photo.rgb.shape[:2], side)
     alpha = photo.alpha if photo.alpha is None else resize(photo.alpha, shape)
     photo = replace(photo, rgb=resize(photo.rgb, shape), alpha=alpha)
     return photo, _predictor(network).predict(photo.rgb, size)
@@ -117,16 +128,22 @@ def make_files(folder: str, paths: list[str], *settings) -> list[str]:
     cuts.mkdir(parents=True)
     for n, path in enumerate(paths):
         stem = f"{stems[n]}_{n + 1}" if stems[n] in stems[:n] else stems[n]
-        files += cut_upload(MEGAPIXELS * 10**6, path, *settings).save(cuts, stem)
+        files += cut_upload(inf, path, *settings).save(cuts, stem)
     if len(paths) > 1:
         return [shutil.make_archive(f"{folder}/cutouts", "zip", cuts)]
     return [str(file) for file in files]
 
 
-def build_page(network: "str | Networks" = "people", run: Callable | None = None):
+def build_page(
+    network: "str | Networks" = "people",
+    run: Callable | None = None,
+    upload_mb: float | None = None,
+    megapixels: float = inf,
+):
     """The page as `gradio.Blocks`. `network`: the one that is chosen at the start; the others that
-    are here can be chosen too. `run(function, *args)` does what takes long, None: at once. Raises
-    what `Predictor` raises, and ImportError without Gradio."""
+    are here can be chosen too. `run(function, *args)` does what takes long, None: at once. Limits
+    of a photo: `upload_mb` is said here, and held by who serves the page; `megapixels` is held
+    here. Raises what `Predictor` raises, and ImportError without Gradio."""
     need("gradio", extra="serve")
     networks = network if isinstance(network, Networks) else Networks(network)
     networks.load()  # what cannot be used is said here, not to the visitors
@@ -146,8 +163,10 @@ def build_page(network: "str | Networks" = "people", run: Callable | None = None
     kinds = {"file_types": ["image", *SUFFIXES], "height": 150}
 
     @contextmanager
-    def told():  # what goes wrong is one line on the page, and no traceback in the terminal
+    def told(*paths):  # what goes wrong is one line on the page, and no traceback in the terminal
         try:
+            for path in filter(None, paths):
+                within(path, megapixels)
             if shutil.disk_usage(kept).free < 100e6:
                 raise OSError("the disk of the machine that serves this page is full")
             yield
@@ -159,20 +178,27 @@ def build_page(network: "str | Networks" = "people", run: Callable | None = None
         choices = [(Path(path).name, path) for path in paths or []] + examples
         return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 
+    def laid_behind(*rest):
+        *_, ground, _, behind = rest
+        return behind if ground == "picture" else None
+
     def show(path, name, *rest):
-        with told():
+        with told(path, laid_behind(*rest)):
             return run(preview, path, networks.load(name), *rest)
 
     def make(paths, path, name, *rest):
-        with told(), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
-            files = run(make_files, folder, paths or [path], networks.load(name), *rest)
+        paths = paths or [path]
+        own = tempfile.TemporaryDirectory()  # Gradio copies the files
+        with told(*paths, laid_behind(*rest)), own as folder:
+            files = run(make_files, folder, paths, networks.load(name), *rest)
             yield gr.File(files, visible=True)
 
     with gr.Blocks(title="Cut out people", delete_cache=(60, KEPT)) as page:
         gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                label = f"Your photos, up to {PHOTO_MB} MB each"
+                most = f", up to {upload_mb:g} MB and {megapixels:g} megapixels each"
+                label = "Your photos" + (most if upload_mb else "")
                 uploads = gr.File(label=label, file_count="multiple", **kinds)
                 photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")

@@ -34,7 +34,7 @@ class ImageError(ValueError):
 
 
 class TooLarge(ImageError):
-    """It has more than MAX_PIXELS by its header."""
+    """It has more pixels by its header than are allowed."""
 
 
 @dataclass(frozen=True)
