@@ -1,4 +1,4 @@
-"""The console command as a process: options reach the run, errors are one line, exit codes."""
+"""The console command as a process: errors are one line, exit codes."""
 
 from importlib.metadata import entry_points
 
@@ -7,36 +7,19 @@ import pytest
 from toy_course import write_course
 
 
-@pytest.fixture
-def runs(root):
-    """The folder of the runs of a toy course, not made yet."""
-    write_course(root / "notebooks", "1 / 0")
-    return root / "outputs" / "runs"
-
-
-def test_a_run_and_its_failure_as_a_process(runs, unetlib):
-    said = unetlib("run", "--list").stdout
-    assert "04_evaluate\n" in said and "  lr             0.001\n" in said and not runs.exists()
-    first = unetlib("run", "--name", "mine", "-p", "seed", "5", "-p", "lr", "-1")
-    assert first.returncode == 1
-    assert "01_data                ok" in first.stdout and "report.html" in first.stdout
-    assert "5 -1.0 False" in (runs / "mine" / "01_data.ipynb").read_text(encoding="utf-8")
-    assert first.stderr.endswith("04_evaluate, cell 3: ZeroDivisionError: division by zero\n")
-
-
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
         (["run", "quik"], 2, "'quik' is not one of 'smoke', 'quick', 'full'"),
-        (["run", "-p", "sed", "1"], 2, "unetlib: no parameter 'sed'. Did you mean 'seed'?"),
         (["run", "-p", "photo", "gone.jpg"], 1, "unetlib: 'gone.jpg' not found"),
         (["fly"], 2, "No such command 'fly'"),
     ],
 )
-def test_errors_for_people(runs, unetlib, args, code, words):
+def test_errors_for_people(root, unetlib, args, code, words):
+    write_course(root / "notebooks")
     result = unetlib(*args)
     assert result.returncode == code and words in result.stderr
-    assert "Traceback" not in result.stderr and not runs.exists()
+    assert "Traceback" not in result.stderr and not (root / "outputs").exists()
     if code == 1:
         assert "Traceback" in unetlib(*args, "--debug").stderr
 

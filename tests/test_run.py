@@ -56,11 +56,11 @@ def test_a_run_from_start_to_published_files(root, course, tmp_path, monkeypatch
     (tmp_path / "me.jpg").touch()
     (root / "outputs" / "checkpoints").mkdir(parents=True)
     (root / "outputs" / "checkpoints" / "best_model.pth").write_text("trained by hand")
-    values = ["-p", "seed", 7, "-p", "lr", 1, "-p", "flag", "Yes", "-p", "photo", "me.jpg"]
+    values = ["-p", "seed", 7, "-p", "lr", -1, "-p", "flag", "Yes", "-p", "photo", "me.jpg"]
     result, folder = run("--name", "a", *values), root / "outputs" / "runs" / "a"
     assert result.exit_code == 0, result.output
     said = printed(folder / "01_data.ipynb")
-    assert said[2] == f"7 1.0 True {tmp_path / 'me.jpg'}"
+    assert said[2] == f"7 -1.0 True {tmp_path / 'me.jpg'}"
     assert said[3].splitlines() == [str(tmp_path), "data", sys.executable]
     assert printed(folder / "06_timelapse.ipynb")[-1] == "4"
     record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -73,11 +73,14 @@ def test_a_run_from_start_to_published_files(root, course, tmp_path, monkeypatch
     assert kept == ["seed 7", "trained by hand"]
     page = folder / "report.html"
     assert all(word in text_of(page) for word in ("0.912", "-p seed 7", "torch", "12"))
-    assert f"7 1.0 True {tmp_path / 'me.jpg'}" in text_of(page)  # and the notebooks themselves
+    assert f"7 -1.0 True {tmp_path / 'me.jpg'}" in text_of(page)  # and the notebooks themselves
     assert "print(seed" not in text_of(page)
 
 
 def test_a_part_goes_on_in_the_same_folder(root, course):
+    said = run("--list").output
+    assert "04_evaluate\n" in said and "  lr             0.001\n" in said
+    assert not (root / "outputs").exists()
     assert run("smoke", "--name", "old").exit_code == 0
     old, new = root / "outputs/runs/old", root / "outputs/runs/new"
     assert "outputs/smoke" in printed(old / "01_data.ipynb")[3]  # its data are not those of others
@@ -105,12 +108,12 @@ def test_a_part_goes_on_in_the_same_folder(root, course):
         ("import os; os._exit(3)", "DeadKernelError: the notebook's Python died, most often for"),
     ],
 )
-def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, code, words):
+def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, unetlib, code, words):
     write_course(root / "notebooks", code)
-    result, folder = run("--name", "x", "--timeout", 2), root / "outputs/runs/x"
-    assert result.exit_code == 1
-    last = [line for line in result.stderr.splitlines() if line][-1]
-    assert last.startswith(f"04_evaluate, cell 3: {words}")
+    result, folder = unetlib("run", "--name", "x", "--timeout", 2), root / "outputs/runs/x"
+    assert result.returncode == 1
+    assert "01_data                ok" in result.stdout and "report.html" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith(f"04_evaluate, cell 3: {words}")
     record = read_record(folder)
     states = [state["status"] for state in record["run"]["notebooks"].values()]
     assert states == ["ok", "failed", "not run"] and record["run"]["status"] == "failed"
