@@ -226,14 +226,6 @@ def test_no_memory_is_never_called_damage(tmp_path):
     assert done.stdout.splitlines() == [f"{path}: out of memory" for path in paths], done
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "gif"])
-def test_the_first_of_several_pictures_is_taken_and_the_others_are_counted(tmp_path, suffix):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
-    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-    found = open_photo(tmp_path / f"a.{suffix}")
-    assert found.frames == 3 and found.rgb[4, 4, 0] > 200 > found.rgb[4, 4, 1]
-
-
 @pytest.mark.parametrize("suffix", [s for s in sorted(SUFFIXES) if not s.startswith(".h")])
 def test_every_type_of_the_list_is_read(tmp_path, suffix):
     if suffix == ".avif" and not features.check("avif"):
