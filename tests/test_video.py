@@ -412,7 +412,8 @@ def test_long_videos_take_no_more_memory(tmp_path):
                     return masks
 
             out = {str(tmp_path / "out.mp4")!r}
-            said = cut_video({str(source)!r}, out, Half(), Recipe(background="white"))
+            recipe = Recipe(background="white", refine="none")
+            said = cut_video({str(source)!r}, out, Half(), recipe)
             print(said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             """)
         done = subprocess.run(
