@@ -26,13 +26,17 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def torch_threads():
-    """A test that sets PyTorch's threads, which are the whole process's, does not for the next."""
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny networks are no quicker in several, and far slower where another process has the cores.
+    Not for the notebooks, whose networks are larger."""
     import torch
 
     before = torch.get_num_threads()
-    yield
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(before)
 
 

@@ -23,7 +23,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 @pytest.fixture
 def environment(tmp_path, make_pairs):
     make_pairs([f"photo{i}" for i in range(40)], tmp_path / "photos")
-    new = {"UNETLIB_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    new = {"UNETLIB_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
     return {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"} | new
 
 

@@ -23,6 +23,7 @@ STATE = "training_state.pth"
 def train(out, data, save_seconds=600, resume=True, base=4, loss=None, **settings):
     source = open_source("folder", data, val_fraction=0.25)
     loaders = make_loaders(source, 32, 4, "strong", seed=3, workers=0)
+    torch.set_num_threads(2)  # in which sums could come out otherwise
     seed_everything(0)
     net = build_model("unet_small", base=base, depth=2, dropout=0.3)
     config = TrainConfig(**{**CONFIG, **settings})

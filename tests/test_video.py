@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from torch import nn
@@ -35,7 +34,6 @@ class Redness(nn.Module):
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    torch.set_num_threads(1)
     plain = Preprocess((64, 96), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return Predictor(Checkpoint(Redness(), plain), device="cpu")
 
