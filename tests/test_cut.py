@@ -64,15 +64,12 @@ def call(network):
 
 
 @pytest.fixture
-def start(network):
-    """The command as a process."""
+def start(begin, network):
+    """The command as a process, of bytes."""
 
-    def run(*args, **kwargs) -> subprocess.Popen:
-        command = [sys.executable, "-m", "unetlib", "cut", *map(str, args), "--network", network]
-        env = {**os.environ, "PYTHONIOENCODING": "latin-1:strict", "OMP_NUM_THREADS": "1"}
-        env["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(command, env=env, **{**pipes, **kwargs})
+    def run(*args) -> subprocess.Popen:
+        env = {"PYTHONIOENCODING": "latin-1:strict"}
+        return begin("cut", *args, "--network", network, env=env, encoding=None)
 
     return run
 

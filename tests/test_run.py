@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -140,12 +139,11 @@ def test_requests_that_make_no_sense(root, course, args, words):
     assert not (root / "outputs").exists()  # nothing was begun
 
 
-def test_a_run_has_its_folder_to_itself(root):
+def test_a_run_has_its_folder_to_itself(root, begin):
     write_course(
         root / "notebooks", f"open({str(root / 'begun')!r}, 'w'); import time; time.sleep(99)"
     )
-    command = [sys.executable, "-m", "unetlib", "run", "--name", "a"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+    with begin("run", "--name", "a") as first:
         while not (root / "begun").exists() and first.poll() is None:
             time.sleep(0.1)
         before = (root / "outputs/runs/a/metrics.json").read_bytes()
