@@ -121,18 +121,15 @@ def test_the_last_batch(source, make_pairs, tmp_path):
     assert val is None
 
 
-def test_a_file_damaged_after_opening_is_named_before_training_starts(source):
-    victim = source.train[3].image
-    victim.write_bytes(victim.read_bytes()[:300])
-    with pytest.raises(ImageError, match=victim.name):
-        make_loaders(source, SIZE, 4, workers=2)
-
-
-def test_bad_arguments(source):
+def test_bad_arguments_and_a_damaged_file_are_named_before_training_starts(source):
     with pytest.raises(ValueError, match="batch_size"):
         make_loaders(source, SIZE, batch_size=0)
     with pytest.raises(ValueError, match="augment: 'wild' is not one of"):
         make_loaders(source, SIZE, augment="wild")
+    victim = source.train[3].image
+    victim.write_bytes(victim.read_bytes()[:300])
+    with pytest.raises(ImageError, match=victim.name):
+        make_loaders(source, SIZE, 4, workers=2)
 
 
 # --- how often photos come

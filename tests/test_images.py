@@ -117,26 +117,23 @@ def test_accepts_bytes_files_and_pictures(tmp_path):
 # --- files that cannot be used -------------------------------------------------------------------
 
 
-def jpeg_bytes(size=(64, 48)) -> bytes:
+def file_of(image: Image.Image, format: str, **settings) -> bytes:
     file = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file, "JPEG")
+    image.save(file, format, **settings)
     return file.getvalue()
+
+
+def jpeg_bytes(size=(64, 48)) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return file_of(Image.fromarray(noise), "JPEG")
 
 
 def png_bomb(width: int, height: int) -> bytes:
     """A PNG of a few hundred bytes that claims to be huge."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = (
-        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
+    data = bytearray(file_of(Image.new("L", (100, 100)), "PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
 
 
 BAD = {
@@ -338,12 +335,6 @@ def test_sizes_of_preprocess():
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-
-
-def file_of(image: Image.Image, format: str, **settings) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **settings)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
