@@ -81,14 +81,7 @@ def test_what_is_no_background_shows_what_is(text):
     assert "#0a4678" in str(caught.value) and "blur" in str(caught.value)
 
 
-def test_a_picture_as_background_covers(tmp_path, predictor):
-    Image.new("RGB", (30, 90), (0, 200, 0)).save(tmp_path / "a @ b.png")
-    cut = cut_photo(disc(), predictor, Recipe(background=str(tmp_path / "a @ b.png")))
-    assert cut.picture.shape == (64, 64, 3)
-    assert (cut.picture[50:, 50:] == (0, 200, 0)).all()
-
-
-def test_each_background_by_hand(predictor):
+def test_each_background_by_hand(predictor, tmp_path):
     photo = disc()
     clear = cut_photo(photo, predictor).cutout.rgba
     far, inside = clear[..., 3] == 0, clear[..., 3] == 255
@@ -101,6 +94,8 @@ def test_each_background_by_hand(predictor):
         return picture[far]
 
     assert (over("0,255,0") == (0, 255, 0)).all()
+    Image.new("RGB", (30, 90), (0, 200, 0)).save(tmp_path / "a @ b.png")
+    assert (over(str(tmp_path / "a @ b.png")) == (0, 200, 0)).all()
     grey = over("grey")
     assert (grey == grey[:, :1]).all() and abs(int(grey[0, 0]) - 25) <= 1  # luma of (10, 20, 90)
     np.testing.assert_allclose(

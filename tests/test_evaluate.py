@@ -1,7 +1,5 @@
 """Evaluation of whole sets against brute force, what makes a photo hard, and leaderboards."""
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -238,23 +236,6 @@ def save(path, start: int = 0, bias: float | None = None, **extra):
     path.parent.mkdir(parents=True, exist_ok=True)
     found = Checkpoint(model.eval(), Preprocess((32, 32)), 1, {}, [], extra)
     return save_checkpoint(path, found)
-
-
-def test_runs_and_checkpoints_each_content_once(root):
-    with pytest.raises(FileNotFoundError, match="no network in .*unetlib run"):
-        find_models()
-    first = save(root / "outputs/runs/first/checkpoints/best_model.pth", 1)
-    second = save(root / "outputs/runs/second one/checkpoints/best_model.pth", 2)
-    copy = root / "outputs/checkpoints/best_model.pth"
-    copy.parent.mkdir(parents=True)
-    shutil.copy2(second, copy)
-    other = save(root / "outputs/runs/old/checkpoints/best_model.pth", 3)
-    copy.with_name("training_state.pth").write_bytes(b"no network")
-    copy.with_name("notes.txt").write_bytes(b"no network either")
-    save(root / "outputs/runs/first/checkpoints/last_model.pth", 9)
-    assert find_models() == {"first": first, "old": other, "second one": second}
-    for place in ("first", "outputs/runs/first", first):
-        assert find_models([place]) == {"first": first}
 
 
 @pytest.mark.usefixtures("root")

@@ -5,6 +5,7 @@ import html
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -113,19 +114,24 @@ def test_several_networks_and_a_spoilt_one(photos, call, tmp_path):
 
 
 def test_the_val_photos_of_the_training(root, photos, call):
-    """Without a name it is the network of outputs/checkpoints; --all takes all runs."""
+    """Without a name it is the network of outputs/checkpoints; --all takes each content once."""
     save(root / "outputs/checkpoints/best_model.pth", 1, source=photos)
-    for seed, name in enumerate(("first", "second"), 2):
-        save(root / f"outputs/runs/{name}/checkpoints/best_model.pth", seed, source=photos)
+    for seed, name in enumerate(("first", "second one"), 2):
+        made = save(root / f"outputs/runs/{name}/checkpoints/best_model.pth", seed, source=photos)
     val = open_source(photos).val
     code, out, _ = call("--no-difficulty")
     assert code == 0 and f"{len(val)} val photos (of 9) of folder" in out
     assert "trained on" not in out and "hard" not in out
+    shutil.copy2(made, root / "outputs/checkpoints/best_model.pth")
+    for name in ("training_state.pth", "notes.txt"):
+        (root / "outputs/checkpoints" / name).write_bytes(b"no network")
+    save(made.with_name("last_model.pth"), 9)
     code, out, err = call("--all", "--no-difficulty")
     assert code == 0, err
-    assert re.search("^first +0", out, re.M) and re.search("^second +0", out, re.M)
+    found = record(root / "outputs/evaluation/leaderboard")["networks"]
+    assert {row["name"] for row in found} == {"first", "second one"}
     assert (root / "outputs/evaluation/leaderboard/evaluation.html").is_file()
-    code, out, _ = call("second", "--all-photos", "--no-difficulty", "-o", "again")
+    code, out, _ = call("outputs/runs/first", "--all-photos", "--no-difficulty", "-o", "again")
     assert "Photos of the training are among these" in out
 
 

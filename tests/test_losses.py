@@ -8,14 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torchvision.ops import sigmoid_focal_loss
 
-from unetlib.losses import (
-    LOSSES,
-    bce_loss,
-    boundary_loss,
-    build_loss,
-    dice_loss,
-    focal_loss,
-)
+from unetlib.losses import LOSSES, bce_loss, boundary_loss, build_loss, dice_loss, focal_loss
 
 SHAPE = (2, 1, 4, 5)
 maps = hnp.arrays(np.float32, SHAPE, elements=st.floats(-8, 8, width=32))

@@ -69,12 +69,10 @@ def test_pairs_by_exact_stem(make_pairs):
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
-        ("a", "a_mask"),
         ("img_7", "mask_7"),
         ("7", "007"),
         ("IMG_7", "img_7"),
         ("7", "7.jpg"),
-        ("deep/clip_0/x-7", "deep/matting_0/x-7"),
     ],
 )
 def test_usual_affixes_of_masks_are_seen_through(make_pairs, name, mask):

@@ -63,10 +63,7 @@ class Until(torch.nn.Module):
 def same(first: FitResult, second: FitResult) -> None:
     assert first.history == second.history
     assert (first.best, first.stopped) == (second.best, second.stopped)
-    for one, two in (
-        (first.best_path, second.best_path),
-        (first.last_path, second.last_path),
-    ):
+    for one, two in ((first.best_path, second.best_path), (first.last_path, second.last_path)):
         a, b = load_checkpoint(one), load_checkpoint(two)
         assert a.epoch == b.epoch and a.history == b.history
         for name, value in a.model.state_dict().items():

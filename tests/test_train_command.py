@@ -201,12 +201,6 @@ def test_help_fits_a_terminal_and_names_every_setting():
 # --- the settings themselves
 
 
-@pytest.mark.parametrize(("field", "value"), [("epochs", True), ("lr", float("inf"))])
-def test_values_that_make_no_sense_are_named(field, value):
-    with pytest.raises(ValueError, match=rf"^{field}: "):
-        TrainConfig(**{field: value})
-
-
 def test_names_and_values_that_are_understood(tmp_path):
     file = tmp_path / "settings.yaml"
     text = "img_size: 64\npretrained_checkpoint: a\ndata-root: x\nlr: 1e-3\nresume: no\nseed: '7'"
@@ -217,6 +211,9 @@ def test_names_and_values_that_are_understood(tmp_path):
         assert (o.lr, o.resume, o.seed) == (1e-3, False, 7)
     with pytest.raises(ValueError, match="epochs: '1e2' is not a valid integer"):
         TrainOptions(epochs="1e2")
+    for field, value in (("epochs", True), ("lr", float("inf"))):
+        with pytest.raises(ValueError, match=rf"^{field}: "):
+            TrainConfig(**{field: value})
 
 
 def test_one_set_of_defaults_and_names_that_agree_with_those_who_use_them():

@@ -16,12 +16,7 @@ from unetlib.data.preprocess import Preprocess
 from unetlib.errors import TrainingError
 from unetlib.losses import build_loss
 from unetlib.models import build_model
-from unetlib.training import (
-    build_optimizer,
-    build_schedule,
-    fit,
-    seed_everything,
-)
+from unetlib.training import build_optimizer, build_schedule, fit, seed_everything
 
 PREPROCESS = Preprocess((32, 32))
 QUICK = {"precision": "float32", "lr": 2e-2}
