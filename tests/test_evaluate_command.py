@@ -1,7 +1,6 @@
 """`unetlib evaluate`: its numbers are those of a direct computation, its page and files hold them,
 and what is missing or wrong is said in a line."""
 
-import html
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from test_evaluate import save
+from toy_course import text_of
 
 from unetlib.app import cli
 from unetlib.app.evaluate import FILES
@@ -52,10 +52,6 @@ def record(folder: Path) -> dict:
     text = (folder / "metrics.json").read_text("utf-8")
     assert "NaN" not in text
     return json.loads(text)
-
-
-def text_of(page: Path) -> str:
-    return html.unescape(re.sub(r"<[^>]*>", " ", page.read_text("utf-8")))
 
 
 def direct(path: Path, source: str, threshold: float) -> dict[str, float]:

@@ -27,17 +27,8 @@ def train(out, data, save_seconds=600, resume=True, base=4, loss=None, **setting
     seed_everything(0)
     net = build_model("unet_small", base=base, depth=2, dropout=0.3)
     config = TrainConfig(**{**CONFIG, **settings})
-    return fit(
-        net,
-        *loaders,
-        config,
-        out_dir=out,
-        resume=resume,
-        device="cpu",
-        progress=False,
-        save_seconds=save_seconds,
-        loss=loss,
-    )
+    how = {"out_dir": out, "resume": resume, "save_seconds": save_seconds, "loss": loss}
+    return fit(net, *loaders, config, device="cpu", progress=False, **how)
 
 
 @pytest.fixture

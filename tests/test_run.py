@@ -1,6 +1,5 @@
 """`unetlib run` on a toy course, with real papermill and real kernels: folders, errors, report."""
 
-import html
 import json
 import re
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
-from toy_course import write_course
+from toy_course import text_of, write_course
 
 from unetlib.app.run import (
     PRESETS,
@@ -34,11 +33,6 @@ def printed(path: Path) -> list[str]:
         for cell in nbformat.read(path, as_version=4).cells
         if cell.cell_type == "code"
     ]
-
-
-def text_of(page: Path) -> str:
-    body = page.read_text(encoding="utf-8").partition("<body")[2]
-    return html.unescape(html.unescape(re.sub("<[^>]+>", " ", body)))
 
 
 @pytest.fixture

@@ -260,17 +260,9 @@ def test_the_moving_average_by_hand():
     def mean(output, _):
         return {"loss": output.mean()}
 
-    config = TrainConfig(
-        epochs=4,
-        lr=0.1,
-        optimizer="sgd",
-        momentum=0.0,
-        schedule="constant",
-        clip=0.0,
-        weight_decay=0.0,
-        ema=0.5,
-        precision="float32",
-    )
+    plain = {"optimizer": "sgd", "momentum": 0.0, "clip": 0.0, "weight_decay": 0.0}
+    plain |= {"schedule": "constant", "precision": "float32"}
+    config = TrainConfig(epochs=4, lr=0.1, ema=0.5, **plain)
     train(net, ([(ones, ones[:, :1])], None), config, loss=mean)
     expected = 0.0
     for n, value in enumerate((0.9, 0.8, 0.7, 0.6)):
