@@ -6,6 +6,8 @@ import click
 import pytest
 from toy_course import write_course
 
+from unetlib.app import cli
+
 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
@@ -25,8 +27,6 @@ def test_errors_for_people(root, unetlib, args, code, words):
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
-    from unetlib.app import cli
-
     monkeypatch.setitem(cli.app.commands, "odd", click.Command("odd", callback=lambda: {}["x"]))
     with pytest.raises(SystemExit, match="1"):
         cli.main(["odd"])
@@ -34,22 +34,18 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
 
 
 def test_no_parameter_takes_an_empty_value():
-    from unetlib.app.cli import app
-
-    for name, command in app.commands.items():
+    for name, command in cli.app.commands.items():
         texts = [p for p in command.params if isinstance(p.type, click.types.StringParamType)]
         needed = ["x"] if any(p.required for p in texts) else []
         for param in (param for param in texts if param.nargs == 1):
             value = [param.opts[0], "", *needed] if isinstance(param, click.Option) else [""]
             with pytest.raises(ValueError, match="is empty"):
-                app.main([name, *value], standalone_mode=False)
+                cli.app.main([name, *value], standalone_mode=False)
     with pytest.raises(ValueError, match="is empty"):
-        app.main(["run", "-p", "photo", ""], standalone_mode=False)
+        cli.app.main(["run", "-p", "photo", ""], standalone_mode=False)
 
 
 def test_module_and_console_command_are_the_same(unetlib):
-    from unetlib.app.cli import main
-
     assert unetlib("--version").stdout.startswith("unetlib, version")
     (command,) = entry_points(group="console_scripts", name="unetlib")
-    assert command.load() is main
+    assert command.load() is cli.main

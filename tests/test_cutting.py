@@ -25,15 +25,10 @@ def disc(height=64, width=64) -> np.ndarray:
     return photo
 
 
-def decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
-
-
 def test_one_call_from_bytes_to_bytes(predictor):
     file = io.BytesIO()
     Image.fromarray(disc()).save(file, "PNG")
-    data = remove_background(file.getvalue(), predictor)
-    rgba = decode(data)
+    rgba = np.asarray(Image.open(io.BytesIO(remove_background(file.getvalue(), predictor))))
     red = disc()[..., 0] > 100
     assert rgba.shape == (64, 64, 4)
     assert ((rgba[..., 3] >= 128) == red).mean() > 0.99

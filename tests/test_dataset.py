@@ -231,9 +231,7 @@ def test_a_cutout_is_laid_over_its_background_or_any(cutouts):
         image = augmented[(epoch, 0)][0]
         seen[int(image[:, 0, 0].argmax())] += 1
     assert len(seen) == 3 and min(seen.values()) > 3
-
-
-def test_a_photo_with_nothing_in_front(cutouts):
+    # a photo with nothing in front
     pairs = [Pair("empty", cutouts[1].background, None), cutouts[0]]
     image, mask = PairDataset(pairs, Preprocess(32)).arrays(0)
     assert corner(image) == "green" and not mask.any()

@@ -67,7 +67,7 @@ def test_any_size_in_the_same_size_out(name, size):
 
 
 @every_model
-def test_gradients_reach_every_parameter(name):
+def test_gradients_reach_every_parameter_and_one_image_is_enough(name):
     model = small_model(name)
     x = images(2, 72, 88)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -81,6 +81,7 @@ def test_gradients_reach_every_parameter(name):
     model.zero_grad()
     model.eval()(x).square().mean().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert all(output.isfinite().all() for output in maps(model.train()(images(1, 64, 64))))
 
 
 @every_model
@@ -90,12 +91,6 @@ def test_a_checkpoint_brings_the_model_back(name, tmp_path):
     again = load_checkpoint(path).model
     assert again.spec == model.spec == {"name": name, "args": SMALL.get(name, {})}
     assert torch.equal(model(x), again(x))
-
-
-@every_model
-def test_one_image_can_be_trained_on(name):
-    model = small_model(name)
-    assert all(output.isfinite().all() for output in maps(model(images(1, 64, 64))))
 
 
 def test_where_the_dropout_of_the_two_older_u_nets_is():

@@ -123,7 +123,6 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, unetlib, code
         (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer. Default: 0"),
         (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
         (["--from", "07"], "no notebook '07': --from names one of 01_data, 04_evaluate"),
-        (["--from", "04_evaluete"], "no notebook '04_evaluete'"),
         (["--name", "../up"], "a run's name is letters"),
     ],
 )
