@@ -71,9 +71,7 @@ def test_under_torchrun_a_killed_process_ends_the_run_with_an_error(place):
     )
     try:
         state = place / "long" / "checkpoints" / "training_state.pth"
-        for _ in range(1200):
-            if state.exists():
-                break
+        while not state.exists():
             assert process.poll() is None, "it ended by itself"
             time.sleep(0.1)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
