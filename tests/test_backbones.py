@@ -87,9 +87,7 @@ def test_imagenet_weights_are_used_where_the_error_says_to_put_them(name, tmp_pa
     torch.save(weights, folder / url.rsplit("/", 1)[1])
     model = build_model(name, pretrained=True)
     assert len(asked) == 1
-    first = next(
-        p for p in model.parameters() if p.shape[1:] == (3, 3, 3) or p.shape[1:] == (3, 7, 7)
-    )
+    first = next(p for p in model.parameters() if p.shape[1:] in ((3, 3, 3), (3, 7, 7)))
     assert torch.equal(first, next(iter(weights.values())))
     assert model.spec == {"name": name, "args": {}}  # a checkpoint of it asks for no download
 

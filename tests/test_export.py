@@ -13,6 +13,7 @@ from loopback import tree
 from networks import write_graph
 from PIL import Image
 
+from unetlib import losses
 from unetlib.app.cli import app
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from unetlib.data.preprocess import Preprocess
@@ -58,9 +59,9 @@ def trained() -> Checkpoint:
     random = np.random.default_rng(0)
     for _ in range(60):
         images, masks = scenes(8, random)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            model(torch.from_numpy(normalised(images)))[:, 0], torch.from_numpy(masks)
-        )
+        values = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        logits = model(torch.from_numpy(np.float32(values.transpose(0, 3, 1, 2))))[:, 0]
+        loss = losses.bce_loss(logits, torch.from_numpy(masks))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -76,11 +77,6 @@ def scenes(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     masks = (np.hypot(y - centre[:, 0], x - centre[:, 1]) < radius).astype(np.float32)
     images = random.integers(0, 130, (n, 64, 64, 3)) + (110 * masks[..., None]).astype(int)
     return images.astype(np.uint8), masks
-
-
-def normalised(images: np.ndarray) -> np.ndarray:
-    values = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
 
 
 def call(project: Path, *args) -> Result:

@@ -241,14 +241,10 @@ def hard():
     return mask
 
 
-def palette_image(indices, colours) -> Image.Image:
+def palette_image(indices, colours, **info) -> Image.Image:
     image = Image.fromarray(indices.astype(np.uint8), "P")
     image.putpalette([v for c in colours for v in c])
-    return image
-
-
-def transparent(image: Image.Image) -> Image.Image:
-    image.info["transparency"] = 0
+    image.info |= info
     return image
 
 
@@ -270,7 +266,7 @@ def mask_variants(hard):
         "32-bit": Image.fromarray(hard.astype(np.int32) * 255),
         "grey palette": palette_image(hard * 3, [(0, 0, 0), RED, RED, WHITE]),
         "VOC palette": palette_image(hard * 15, [(0, 0, 0)] + [(192, 128, 128)] * 254),
-        "transparent palette": transparent(palette_image(hard, [(9, 9, 9), (10, 10, 10)])),
+        "transparent palette": palette_image(hard, [(9, 9, 9), (10,) * 3], transparency=0),
         "black is not first": palette_image(~hard, [(200, 30, 30), (0, 0, 0)]),
         "no black": palette_image(hard, [GREEN, RED]),
     }

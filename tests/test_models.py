@@ -22,11 +22,8 @@ UNETS = ("unet", "unet_transposed", "unet_small", "unet_dropout", "unet_pooled")
 SMALL = {name: {"base": 4} for name in UNETS}  # the same code, quick on a CPU
 SMALL["unet_half"] = {"base": 4, "depth": 3}
 SMALL |= {name: {"encoder": [[2, 6]] * 6, "decoder": [[2, 6]] * 5} for name in ("u2net", "u2netp")}
-SMALL |= {
-    name: {"decoder_widths": [16, 8, 8, 8, 8]}
-    for name in MODELS
-    if "resnet" in name or "mob" in name
-}
+with_backbones = [name for name in MODELS if "resnet" in name or "mob" in name]
+SMALL |= dict.fromkeys(with_backbones, {"decoder_widths": [16, 8, 8, 8, 8]})
 every_model = pytest.mark.parametrize("name", MODELS)
 
 

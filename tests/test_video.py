@@ -404,9 +404,8 @@ def test_long_videos_take_no_more_memory(tmp_path):
             said = cut_video({str(source)!r}, out, Half(), recipe)
             print(said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             """)
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         frames, peak = map(int, re.findall(r"\d+", done.stdout) or pytest.fail(done.stderr))
         assert frames == count
         peaks.append(peak)
