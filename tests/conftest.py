@@ -26,13 +26,17 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def torch_threads():
-    """A test that sets PyTorch's threads, which are the whole process's, does not for the next."""
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny networks are no quicker in several, and far slower where another process has the cores.
+    Not for the notebooks, whose networks are larger."""
     import torch
 
     before = torch.get_num_threads()
-    yield
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(before)
 
 
@@ -45,13 +49,27 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def unetlib():
+def begin():
+    """begin(*args) -> that command as a process, all its texts through pipes; `env`: more."""
+
+    def run(*args, env=None, **how) -> subprocess.Popen:
+        command = [sys.executable, "-m", "unetlib", *map(str, args)]
+        own = {"PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        how = pipes | {"encoding": "utf-8", "env": os.environ | own | (env or {})} | how
+        return subprocess.Popen(command, **how)
+
+    return run
+
+
+@pytest.fixture
+def unetlib(begin):
     """unetlib(*args) -> that command as a process, ended, with what it said."""
 
     def run(*args) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "unetlib", *map(str, args)]
-        env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=env)
+        process = begin(*args)
+        said = process.communicate()
+        return subprocess.CompletedProcess(args, process.returncode, *said)
 
     return run
 

@@ -16,11 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("apt-get", "debootstrap", "unshare", "nsenter", "chroot", "ip")
-UNUSED = (
-    "var/cache/apt",
-    "var/lib/apt/lists",
-    *(f"usr/share/{n}" for n in ("doc", "man", "locale")),
-)
+UNUSED = ["var/cache/apt", "var/lib/apt/lists"]
+UNUSED += ["usr/share/doc", "usr/share/man", "usr/share/locale"]
 
 
 def why_not() -> str:
@@ -71,12 +68,8 @@ class Image:
             word, _, rest = line.partition(" ")
             match word:
                 case "FROM":
-                    self.root, self.env, self.cwd, self.user = (
-                        folder / str(len(stages)),
-                        {},
-                        "/",
-                        "0",
-                    )
+                    self.root, self.env = folder / str(len(stages)), {}
+                    self.cwd, self.user = "/", "0"
                     stages[rest.partition(" AS ")[2]], self.layers = self.root, {}
                     said("cp", "-a", base, self.root)
                 case "COPY":

@@ -18,8 +18,8 @@ def seeded(compose, seed: int):
 
 @pytest.mark.parametrize("preset", PRESETS.choices)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_presets_keep_shape_type_and_range_without_a_warning(preset, dtype, photo, disc):
-    mask = disc(96, 128) if dtype == np.uint8 else (disc(96, 128) / 255).astype(np.float32)
+def test_presets_keep_shape_type_range_and_softness_without_a_warning(preset, dtype, photo):
+    mask = np.tile(np.linspace(0, 255 if dtype == np.uint8 else 1, 128).astype(dtype), (96, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compose = build_augmentation(preset, (96, 128))
@@ -28,6 +28,7 @@ def test_presets_keep_shape_type_and_range_without_a_warning(preset, dtype, phot
             assert out["image"].shape == (96, 128, 3) and out["image"].dtype == np.uint8
             assert out["mask"].shape == (96, 128) and out["mask"].dtype == dtype
             assert out["mask"].min() >= 0 and out["mask"].max() <= mask.max()
+            assert len(np.unique(out["mask"])) > 60
 
 
 @pytest.mark.parametrize("preset", ["light", "standard", "strong"])
@@ -49,13 +50,6 @@ def test_image_and_mask_move_together(preset):
         moved += not np.array_equal(truth, shape)
     assert np.median(scores) > 0.95 and moved > 20
     assert np.mean(np.array(scores) > 0.8) > (0.8 if preset == "strong" else 0.95)
-
-
-def test_soft_mattes_stay_soft():
-    ramp = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (96, 1))
-    compose = build_augmentation("standard", (96, 96))
-    out = seeded(compose, 1)(image=np.repeat(ramp[..., None], 3, 2), mask=ramp)["mask"]
-    assert len(np.unique(out)) > 60
 
 
 def test_nothing_black_comes_in_at_the_border():

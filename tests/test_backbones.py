@@ -13,21 +13,12 @@ FILES = {"unet_resnet18": "resnet18", "unet_mobilenet_v3": "mobilenet_v3_large"}
 FILES |= {"deeplabv3": "mobilenet_v3_large", "lraspp": "mobilenet_v3_large"}
 
 
-def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    """The same layers in the same order, and with the same weights the same logits."""
-    weights = theirs.state_dict().values()
-    assert [w.shape for w in ours.state_dict().values()] == [w.shape for w in weights]
-    ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "backbone",
     ["resnet18", "resnet34", "resnet50", "tu-efficientnet_lite0", "tu-efficientnet_lite2"],
 )
 def test_the_u_nets_are_those_of_smp(backbone):
+    """The same layers in the same order, and with the same weights the same logits."""
     smp = pytest.importorskip("segmentation_models_pytorch")
     widths = (256, 128, 64, 32, 16)
     torch.manual_seed(0)
@@ -37,7 +28,12 @@ def test_the_u_nets_are_those_of_smp(backbone):
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1e-3
     ours = build_model(f"unet_{backbone.removeprefix('tu-')}", decoder_widths=widths)
-    assert_same(ours, theirs)
+    weights = theirs.state_dict().values()
+    assert [w.shape for w in ours.state_dict().values()] == [w.shape for w in weights]
+    ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3", "lraspp"])
@@ -91,9 +87,7 @@ def test_imagenet_weights_are_used_where_the_error_says_to_put_them(name, tmp_pa
     torch.save(weights, folder / url.rsplit("/", 1)[1])
     model = build_model(name, pretrained=True)
     assert len(asked) == 1
-    first = next(
-        p for p in model.parameters() if p.shape[1:] == (3, 3, 3) or p.shape[1:] == (3, 7, 7)
-    )
+    first = next(p for p in model.parameters() if p.shape[1:] in ((3, 3, 3), (3, 7, 7)))
     assert torch.equal(first, next(iter(weights.values())))
     assert model.spec == {"name": name, "args": {}}  # a checkpoint of it asks for no download
 

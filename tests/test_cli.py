@@ -1,4 +1,4 @@
-"""The console command as a process: options reach the run, errors are one line, exit codes."""
+"""The console command as a process: errors are one line, exit codes."""
 
 from importlib.metadata import entry_points
 
@@ -6,44 +6,27 @@ import click
 import pytest
 from toy_course import write_course
 
-
-@pytest.fixture
-def runs(root):
-    """The folder of the runs of a toy course, not made yet."""
-    write_course(root / "notebooks", "1 / 0")
-    return root / "outputs" / "runs"
-
-
-def test_a_run_and_its_failure_as_a_process(runs, unetlib):
-    said = unetlib("run", "--list").stdout
-    assert "04_evaluate\n" in said and "  lr             0.001\n" in said and not runs.exists()
-    first = unetlib("run", "--name", "mine", "-p", "seed", "5", "-p", "lr", "-1")
-    assert first.returncode == 1
-    assert "01_data                ok" in first.stdout and "report.html" in first.stdout
-    assert "5 -1.0 False" in (runs / "mine" / "01_data.ipynb").read_text(encoding="utf-8")
-    assert first.stderr.endswith("04_evaluate, cell 3: ZeroDivisionError: division by zero\n")
+from unetlib.app import cli
 
 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
         (["run", "quik"], 2, "'quik' is not one of 'smoke', 'quick', 'full'"),
-        (["run", "-p", "sed", "1"], 2, "unetlib: no parameter 'sed'. Did you mean 'seed'?"),
         (["run", "-p", "photo", "gone.jpg"], 1, "unetlib: 'gone.jpg' not found"),
         (["fly"], 2, "No such command 'fly'"),
     ],
 )
-def test_errors_for_people(runs, unetlib, args, code, words):
+def test_errors_for_people(root, unetlib, args, code, words):
+    write_course(root / "notebooks")
     result = unetlib(*args)
     assert result.returncode == code and words in result.stderr
-    assert "Traceback" not in result.stderr and not runs.exists()
+    assert "Traceback" not in result.stderr and not (root / "outputs").exists()
     if code == 1:
         assert "Traceback" in unetlib(*args, "--debug").stderr
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
-    from unetlib.app import cli
-
     monkeypatch.setitem(cli.app.commands, "odd", click.Command("odd", callback=lambda: {}["x"]))
     with pytest.raises(SystemExit, match="1"):
         cli.main(["odd"])
@@ -51,22 +34,18 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
 
 
 def test_no_parameter_takes_an_empty_value():
-    from unetlib.app.cli import app
-
-    for name, command in app.commands.items():
+    for name, command in cli.app.commands.items():
         texts = [p for p in command.params if isinstance(p.type, click.types.StringParamType)]
         needed = ["x"] if any(p.required for p in texts) else []
         for param in (param for param in texts if param.nargs == 1):
             value = [param.opts[0], "", *needed] if isinstance(param, click.Option) else [""]
             with pytest.raises(ValueError, match="is empty"):
-                app.main([name, *value], standalone_mode=False)
+                cli.app.main([name, *value], standalone_mode=False)
     with pytest.raises(ValueError, match="is empty"):
-        app.main(["run", "-p", "photo", ""], standalone_mode=False)
+        cli.app.main(["run", "-p", "photo", ""], standalone_mode=False)
 
 
 def test_module_and_console_command_are_the_same(unetlib):
-    from unetlib.app.cli import main
-
     assert unetlib("--version").stdout.startswith("unetlib, version")
     (command,) = entry_points(group="console_scripts", name="unetlib")
-    assert command.load() is main
+    assert command.load() is cli.main

@@ -25,15 +25,10 @@ def disc(height=64, width=64) -> np.ndarray:
     return photo
 
 
-def decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
-
-
 def test_one_call_from_bytes_to_bytes(predictor):
     file = io.BytesIO()
     Image.fromarray(disc()).save(file, "PNG")
-    data = remove_background(file.getvalue(), predictor)
-    rgba = decode(data)
+    rgba = np.asarray(Image.open(io.BytesIO(remove_background(file.getvalue(), predictor))))
     red = disc()[..., 0] > 100
     assert rgba.shape == (64, 64, 4)
     assert ((rgba[..., 3] >= 128) == red).mean() > 0.99
@@ -81,14 +76,7 @@ def test_what_is_no_background_shows_what_is(text):
     assert "#0a4678" in str(caught.value) and "blur" in str(caught.value)
 
 
-def test_a_picture_as_background_covers(tmp_path, predictor):
-    Image.new("RGB", (30, 90), (0, 200, 0)).save(tmp_path / "a @ b.png")
-    cut = cut_photo(disc(), predictor, Recipe(background=str(tmp_path / "a @ b.png")))
-    assert cut.picture.shape == (64, 64, 3)
-    assert (cut.picture[50:, 50:] == (0, 200, 0)).all()
-
-
-def test_each_background_by_hand(predictor):
+def test_each_background_by_hand(predictor, tmp_path):
     photo = disc()
     clear = cut_photo(photo, predictor).cutout.rgba
     far, inside = clear[..., 3] == 0, clear[..., 3] == 255
@@ -101,6 +89,8 @@ def test_each_background_by_hand(predictor):
         return picture[far]
 
     assert (over("0,255,0") == (0, 255, 0)).all()
+    Image.new("RGB", (30, 90), (0, 200, 0)).save(tmp_path / "a @ b.png")
+    assert (over(str(tmp_path / "a @ b.png")) == (0, 200, 0)).all()
     grey = over("grey")
     assert (grey == grey[:, :1]).all() and abs(int(grey[0, 0]) - 25) <= 1  # luma of (10, 20, 90)
     np.testing.assert_allclose(

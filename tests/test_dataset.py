@@ -56,6 +56,7 @@ def test_item_against_the_files(source):
 
 
 def test_the_cache_changes_nothing_and_decodes_once(source):
+    assert not PairDataset(source.train * 160, Preprocess(512)).cached  # 2.7 GB
     ds = PairDataset(source.train, Preprocess(SIZE), "strong", seed=3)
     for index in range(len(ds)):
         ds.arrays(index)
@@ -75,11 +76,6 @@ def test_the_cache_changes_nothing_and_decodes_once(source):
     assert np.array_equal(ds.arrays(0)[0], before)
     with pytest.raises(FileNotFoundError, match=source.train[0].image.name):
         reference[0]
-
-
-def test_the_cache_has_a_limit(source):
-    assert PairDataset(source.train, Preprocess(64)).cached
-    assert not PairDataset(source.train * 160, Preprocess(512)).cached  # 2.7 GB
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -125,18 +121,15 @@ def test_the_last_batch(source, make_pairs, tmp_path):
     assert val is None
 
 
-def test_a_file_damaged_after_opening_is_named_before_training_starts(source):
-    victim = source.train[3].image
-    victim.write_bytes(victim.read_bytes()[:300])
-    with pytest.raises(ImageError, match=victim.name):
-        make_loaders(source, SIZE, 4, workers=2)
-
-
-def test_bad_arguments(source):
+def test_bad_arguments_and_a_damaged_file_are_named_before_training_starts(source):
     with pytest.raises(ValueError, match="batch_size"):
         make_loaders(source, SIZE, batch_size=0)
     with pytest.raises(ValueError, match="augment: 'wild' is not one of"):
         make_loaders(source, SIZE, augment="wild")
+    victim = source.train[3].image
+    victim.write_bytes(victim.read_bytes()[:300])
+    with pytest.raises(ImageError, match=victim.name):
+        make_loaders(source, SIZE, 4, workers=2)
 
 
 # --- how often photos come
@@ -238,9 +231,7 @@ def test_a_cutout_is_laid_over_its_background_or_any(cutouts):
         image = augmented[(epoch, 0)][0]
         seen[int(image[:, 0, 0].argmax())] += 1
     assert len(seen) == 3 and min(seen.values()) > 3
-
-
-def test_a_photo_with_nothing_in_front(cutouts):
+    # a photo with nothing in front
     pairs = [Pair("empty", cutouts[1].background, None), cutouts[0]]
     image, mask = PairDataset(pairs, Preprocess(32)).arrays(0)
     assert corner(image) == "green" and not mask.any()

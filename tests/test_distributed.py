@@ -17,42 +17,34 @@ TINY = (
     "--data-root photos --image-size 32 --base 4 --depth 2 --epochs 2 --device cpu --batch-size 4"
 )
 TINY += " --precision float32 --tracking none --no-timelapse --optimizer sgd --lr 0.01 --ema 0.9"
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-@pytest.fixture
-def environment(tmp_path, make_pairs):
+@pytest.fixture(autouse=True)
+def place(root, tmp_path, make_pairs, monkeypatch) -> Path:
+    """A folder with photos, where the command runs; what it writes is in root."""
     make_pairs([f"photo{i}" for i in range(40)], tmp_path / "photos")
-    new = {"UNETLIB_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"} | new
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return root
 
 
-def command(launcher: list[str], out: str, **settings) -> list[str]:
+def options(out: str, **settings) -> list[str]:
     pairs = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    options = [*TINY.split(), "--outputs-dir", out, *pairs]
-    return [sys.executable, *launcher, "-m", "unetlib", "train", *options]
+    return ["train", *TINY.split(), "--outputs-dir", out, *pairs]
 
 
-def start(environment, launcher: list[str], out: str, **settings) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(launcher, out, **settings),
-        env=environment,
-        cwd=environment["UNETLIB_ROOT"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_two_processes_learn_what_one_does_and_one_of_them_writes(environment):
+def test_two_processes_learn_what_one_does_and_one_of_them_writes(place, unetlib):
     """Batch norm sees the photos of one process, so that the curves are alike, not equal."""
     results = {}
-    for out, launcher, batch in (("one", [], 8), ("two", TORCHRUN, 4)):
-        done = start(environment, launcher, out, **{"batch-size": batch, "accumulate": 2})
+    for out, processes, batch in (("one", 1, 8), ("two", 2, 4)):
+        how = {"batch-size": batch, "accumulate": 2, "processes": processes}
+        done = unetlib(*options(out, **how))
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("val IoU") == 1  # one of them talks
-        results[out] = FitResult.load(Path(environment["UNETLIB_ROOT"]) / out / "checkpoints")
-        names = Path(environment["UNETLIB_ROOT"], out, "checkpoints").glob("*.pth")
+        assert ("on 2 × cpu" in done.stdout) == (processes == 2)
+        results[out] = FitResult.load(place / out / "checkpoints")
+        names = (place / out / "checkpoints").glob("*.pth")
         assert sorted(p.name for p in names) == ["best_model.pth", "last_model.pth"]
     one, two = (results[out].history for out in ("one", "two"))
     assert len(one) == len(two) == 2
@@ -62,30 +54,24 @@ def test_two_processes_learn_what_one_does_and_one_of_them_writes(environment):
             assert a[name] == pytest.approx(b[name], abs=0.05), name
 
 
-def test_processes_option_starts_them_itself_and_a_failure_is_one_line(environment):
-    done = start(environment, [], "two", processes=2, epochs=1)
-    assert done.returncode == 0 and "on 2 × cpu" in done.stdout, done.stderr[-3000:]
-    done = start(environment, [], "failed", processes=2, lr=1e30, clip=0, schedule="constant")
+def test_a_failure_of_one_process_is_one_line(unetlib):
+    done = unetlib(*options("failed", processes=2, lr=1e30, clip=0, schedule="constant"))
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
     assert "failed, which ended the training" in said and "no longer a finite number" in said
     assert "Traceback" not in done.stderr
 
 
-def test_a_killed_process_ends_the_run_with_an_error(environment):
+def test_under_torchrun_a_killed_process_ends_the_run_with_an_error(place):
     process = subprocess.Popen(
-        command(TORCHRUN, "long", epochs=10_000),
-        env=environment,
+        [*TORCHRUN, "-m", "unetlib", *options("long", epochs=10_000)],
         start_new_session=True,
-        cwd=environment["UNETLIB_ROOT"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        state = Path(environment["UNETLIB_ROOT"], "long/checkpoints/training_state.pth")
-        for _ in range(1200):
-            if state.exists():
-                break
+        state = place / "long" / "checkpoints" / "training_state.pth"
+        while not state.exists():
             assert process.poll() is None, "it ended by itself"
             time.sleep(0.1)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -1,17 +1,23 @@
 """Exported networks against PyTorch's own answers, files of other programs, and the command."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from loopback import tree
+from networks import write_graph
+from PIL import Image
 
+from unetlib import losses
+from unetlib.app.cli import app
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from unetlib.data.preprocess import Preprocess
 from unetlib.models import build_model
-from unetlib.paths import sha256
 from unetlib.predict import Predictor
 
 onnx = pytest.importorskip("onnx")
@@ -53,14 +59,15 @@ def trained() -> Checkpoint:
     random = np.random.default_rng(0)
     for _ in range(60):
         images, masks = scenes(8, random)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            model(torch.from_numpy(normalised(images)))[:, 0], torch.from_numpy(masks)
-        )
+        values = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        logits = model(torch.from_numpy(np.float32(values.transpose(0, 3, 1, 2))))[:, 0]
+        loss = losses.bce_loss(logits, torch.from_numpy(masks))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     metrics = {"val_iou": 0.5, "epoch": 3}
-    return Checkpoint(model.eval(), Preprocess((64, 64)), 3, metrics)
+    about = {"source": "synthetic"}
+    return Checkpoint(model.eval(), Preprocess((64, 64)), 3, metrics, [], about)
 
 
 def scenes(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -72,20 +79,37 @@ def scenes(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     return images.astype(np.uint8), masks
 
 
-def normalised(images: np.ndarray) -> np.ndarray:
-    values = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
+def call(project: Path, *args) -> Result:
+    """`unetlib export` in a project, without a process."""
+    return CliRunner().invoke(app, ["export", *args], env={"UNETLIB_ROOT": str(project)})
 
 
 @pytest.fixture(scope="module")
-def files(trained, tmp_path_factory) -> dict[str, Path]:
-    """The trained network in all precisions, in a folder with a space in its name."""
-    folder = tmp_path_factory.mktemp("with space") / "made by export"
-    photos = list(scenes(16, np.random.default_rng(1))[0])
-    made = {"float32": export_onnx(trained, folder / "net.onnx")}
-    for name in ("float16", "int8"):
-        made[name] = export_onnx(trained, folder / f"{name}.onnx", name, photos)
-    assert sorted(p.name for p in folder.iterdir()) == ["float16.onnx", "int8.onnx", "net.onnx"]
+def project(trained, tmp_path_factory) -> Path:
+    """A project with best_model.pth and photos, in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("my project")
+    for name, pictures in zip(
+        ("images", "masks"), scenes(20, np.random.default_rng(1)), strict=True
+    ):
+        (folder / "data" / name).mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            pixels = picture if name == "images" else np.uint8(255 * picture)
+            Image.fromarray(pixels).save(folder / "data" / name / f"{i}.png")
+    save_checkpoint(folder / "outputs/checkpoints/best_model.pth", trained)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(project) -> dict[str, Path]:
+    """The trained network in all precisions, as the command writes them."""
+    before, folder = tree(project), project / "outputs" / "checkpoints"
+    ends = {"float32": "", "float16": "_float16", "int8": "_int8"}
+    made = {name: folder / f"best_model{end}.onnx" for name, end in ends.items()}
+    done = call(project, "--precision", "all")
+    assert done.exit_code == 0, done.output
+    assert done.output == "".join(f"written: {path}\n" for path in made.values())
+    new = {path.relative_to(project).as_posix() for path in made.values()}
+    assert {name: data for name, data in tree(project).items() if name not in new} == before
     return made
 
 
@@ -142,68 +166,59 @@ def test_what_rembg_feeds_and_reads(files):
     np.testing.assert_allclose(out[:, 0], OnnxNetwork(files["float32"])(image), atol=1e-6)
 
 
+FIXED, FREE = "[1, 3, 48, 40]", "[n, 3, h, w]"
+
+
 def foreign(
-    path: Path, shape=(1, 3, 48, 40), outputs=1, kind="FLOAT", channels=1, more=False, flat=None
-):
-    """Another program's file: a map is the sigmoid of the red channel, or `flat` everywhere."""
-    from onnx import TensorProto, helper
-
-    kind = getattr(TensorProto, kind)
-    starts, ends, axes = (
-        helper.make_tensor(n, TensorProto.INT64, [1], [v])
-        for n, v in (("s", 0), ("e", channels), ("a", 1))
-    )
-    nodes = [helper.make_node("Slice", ["input.1", "s", "e", "a"], ["part"])]
-    last = ("Sigmoid", ["part"]) if flat is None else ("Clip", ["part", "flat", "flat"])
-    nodes += [helper.make_node(*last, [f"d{i}"]) for i in range(outputs)]
-    value = helper.make_tensor("flat", TensorProto.FLOAT, [], [flat or 0])
-    out = [shape[0], channels, *shape[2:]]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("input.1", kind, shape)]
-        + [helper.make_tensor_value_info("second", TensorProto.UINT8, ["extra"])] * more,
-        [helper.make_tensor_value_info(f"d{i}", kind, out) for i in range(outputs)],
-        [starts, ends, axes, value],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, path)
-    return path
+    path: Path, inputs=f"float{FIXED} x", output="float[1, 1, 48, 40]", how="Sigmoid (red)", maps=1
+) -> Path:
+    """Another program's file: so many maps, all of them `how` of the red channel."""
+    body = "index = Constant <value_ints = [0]> () red = Gather <axis = 1> (x, index) "
+    body += "".join(f"d{i} = {how} " for i in range(maps))
+    return write_graph(path, inputs, ", ".join(f"{output} d{i}" for i in range(maps)), body)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 48, 40), ("n", 3, "h", "w")])
+@pytest.mark.parametrize("shape", [FIXED, FREE])
 def test_a_file_of_another_program_with_seven_maps(tmp_path, shape):
-    run = OnnxNetwork(foreign(tmp_path / "u2net.onnx", shape, outputs=7))
-    size = (48, 40) if shape[0] == 1 else (320, 320)
+    output = f"float{shape.replace('3', '1')}"
+    run = OnnxNetwork(foreign(tmp_path / "u2net.onnx", f"float{shape} x", output, maps=7))
+    size = (48, 40) if shape == FIXED else (320, 320)
     assert run.name == "u2net" and run.preprocess == Preprocess(size)
     image = batch(3, 48, 40)
     np.testing.assert_allclose(run(image), 1 / (1 + np.exp(-image[:, 0])), atol=1e-5)
-    if shape[0] == 1:
+    if shape == FIXED:
         with pytest.raises(ValueError, match=r"failed at \(64, 64\), its own size is \(48, 40\)"):
             run(batch(1, 64, 64))
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("inputs", "output", "words"),
     [
-        ({"shape": (1, 4, 48, 40), "channels": 1}, r"\[1, 4, 48, 40\]"),
-        ({"channels": 3}, r"to tensor\(float\) \[1, 3, 48, 40\]"),
-        ({"kind": "FLOAT16"}, "float16"),
-        ({"shape": (4, 3, 48, 40)}, r"\[4, 3, 48, 40\]"),  # always four at once
-        ({"shape": (1, 48, 40, 3)}, r"\[1, 48, 40, 3\]"),
-        ({"more": True}, r"and tensor\(uint8\) \['extra'\] to"),
+        ("float[1, 4, 48, 40] x", "float[1, 1, 48, 40]", r"\[1, 4, 48, 40\]"),
+        (f"float{FIXED} x", f"float{FIXED}", r"to tensor\(float\) \[1, 3, 48, 40\]"),
+        (f"float16{FIXED} x", "float16[1, 1, 48, 40]", "float16"),
+        ("float[4, 3, 48, 40] x", "float[4, 1, 48, 40]", r"\[4, 3, 48, 40\]"),  # four at once
+        ("float[1, 48, 40, 3] x", "float[1, 1, 40, 3]", r"\[1, 48, 40, 3\]"),
+        (
+            f"float{FIXED} x, uint8[extra] y",
+            "float[1, 1, 48, 40]",
+            r"and tensor\(uint8\) \['extra'",
+        ),
     ],
 )
-def test_another_kind_of_network_is_named(tmp_path, changed, words):
+def test_another_kind_of_network_is_named(tmp_path, inputs, output, words):
+    how = "Sigmoid (x)" if output == f"float{FIXED}" else "Sigmoid (red)"
     with pytest.raises(CheckpointError, match=f"other.onnx maps .*{words}.*export it as"):
-        OnnxNetwork(foreign(tmp_path / "other.onnx", **changed))
+        OnnxNetwork(foreign(tmp_path / "other.onnx", inputs, output, how))
 
 
 @pytest.mark.parametrize(
     ("value", "fine"), [(1 + 1e-6, True), (-1e-6, True), (1.01, False), (-1.0, False)]
 )
 def test_rounding_beyond_1_passes_and_logits_do_not(tmp_path, value, fine):
-    path = foreign(tmp_path / "flat.onnx", flat=value)
+    body = f"mean = ReduceMean <axes = [1]> (x) flat = Constant <value_float = {value:f}> ()"
+    body += "d = Clip (mean, flat, flat)"
+    path = write_graph(tmp_path / "flat.onnx", f"float{FREE} x", "float[n, 1, h, w] d", body)
     if fine:
         assert Predictor(path).predict_small([photo_of_noise()]).max() in (0, 1)
     else:
@@ -239,13 +254,14 @@ def test_damaged_files_and_those_of_another_kind(tmp_path, files, trained):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_devices(files):
-    assert OnnxNetwork(files["float32"]).runs_on == "cpu (ONNX Runtime)"
+def test_devices(files, tmp_path):
+    alone = shutil.copy(files["float32"], tmp_path / "net.onnx")  # no checkpoint is beside it
+    assert OnnxNetwork(alone).runs_on == "cpu (ONNX Runtime)"
     for name in ("mps", "cuda:x", "gpu"):
         with pytest.raises(ValueError, match=f"device {name}: .*net.onnx runs on cpu or cuda"):
-            Predictor(files["float32"], name)
+            Predictor(alone, name)
     with pytest.raises(RuntimeError, match="device cuda:9 was asked for, but ONNX Runtime"):
-        Predictor(files["float32"], "cuda:9")
+        Predictor(alone, "cuda:9")
 
 
 def test_wrong_requests_write_nothing(trained, files, tmp_path):
@@ -260,44 +276,23 @@ def test_wrong_requests_write_nothing(trained, files, tmp_path):
     assert target.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [target]
 
 
-@pytest.fixture
-def project(trained, tmp_path, monkeypatch, make_pairs) -> Path:
-    """A project with best_model.pth and photos."""
-    monkeypatch.setenv("UNETLIB_ROOT", str(tmp_path))
-    for side, height in (("train", 24), ("val", 30)):
-        make_pairs([f"{side}{i}" for i in range(15)], tmp_path / "data" / side, height)
-    trained.extra = {"source": "synthetic"}
-    save_checkpoint(tmp_path / "outputs/checkpoints/best_model.pth", trained)
-    return tmp_path
+def test_the_command(files, project):
+    assert files["float16"].stat().st_size < files["float32"].stat().st_size
+    again = call(project, "--precision", "int8")
+    assert re.search("best_model_int8.onnx. --overwrite replaces", str(again.exception))
+    for wrong, words in (
+        (["nothing.pth"], "'nothing.pth' not found"),
+        (["--precision", "int8", "--source", "folder:gone", "-o", "x.onnx"], "no such folder"),
+    ):
+        assert words in str(call(project, *wrong).exception)
 
 
-def test_the_command(project):
-    from unetlib.app.cli import app
-
-    checkpoints = project / "outputs" / "checkpoints"
-    before = {path: sha256(path) for path in project.rglob("*") if path.is_file()}
-    sizes = []
-    for precision, end in (("float32", ""), ("float16", "_float16"), ("int8", "_int8")):
-        done = CliRunner().invoke(app, ["export", "--precision", precision])
-        made = checkpoints / f"best_model{end}.onnx"
-        assert (done.exit_code, done.output) == (0, f"written: {made}\n")
-        sizes.append(made.stat().st_size)
-    assert sizes[1] < sizes[0]
-    assert before == {path: sha256(path) for path in before}  # photos and checkpoint as they were
-
-    again = CliRunner().invoke(app, ["export"])
-    assert isinstance(again.exception, ValueError) and "--overwrite" in str(again.exception)
-    everything = CliRunner().invoke(app, ["export", "--precision", "all", "--overwrite"])
-    assert everything.exit_code == 0 and everything.output.count("written: ") == 3
-
-
-def test_the_command_without_photos_as_a_process(project, unetlib):
-    (project / "data").rename(project / "moved")
-    assert unetlib("export", "--precision", "int8", "--source", "folder:gone").returncode in (1, 2)
+def test_the_command_without_photos_as_a_process(trained, root, unetlib):
+    save_checkpoint(root / "outputs/checkpoints/best_model.pth", trained)
     done = unetlib("export", "--precision", "int8")
     assert done.returncode == 2 and "--source" in done.stderr and "Traceback" not in done.stderr
-    done = unetlib("export", "-o", str(project / "mine.onnx"))
+    (root / "mine.onnx").write_bytes(b"earlier")
+    done = unetlib("export", "-o", root / "mine.onnx", "--overwrite")
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine.onnx" in done.stdout
-    assert OnnxNetwork(project / "mine.onnx").name == "unet_small"
-    assert unetlib("export", "nothing.pth").returncode == 1
+    assert OnnxNetwork(root / "mine.onnx").name == "unet_small"

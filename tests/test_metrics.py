@@ -208,8 +208,5 @@ def test_paired_tells_a_real_gain_from_luck():
     _, low, high, _ = paired(a, hardness + rng.normal(0, 0.01, 100))
     assert low < 0 < high
     assert paired(a, a) == (0, 0, 0, 0.5)
-
-
-def test_scores_of_other_images_cannot_be_paired():
     with pytest.raises(ValueError, match=r"shapes \(2,\) \(3,\)"):
         paired([1, 2, 3], [1, 2])

@@ -22,11 +22,8 @@ UNETS = ("unet", "unet_transposed", "unet_small", "unet_dropout", "unet_pooled")
 SMALL = {name: {"base": 4} for name in UNETS}  # the same code, quick on a CPU
 SMALL["unet_half"] = {"base": 4, "depth": 3}
 SMALL |= {name: {"encoder": [[2, 6]] * 6, "decoder": [[2, 6]] * 5} for name in ("u2net", "u2netp")}
-SMALL |= {
-    name: {"decoder_widths": [16, 8, 8, 8, 8]}
-    for name in MODELS
-    if "resnet" in name or "mob" in name
-}
+with_backbones = [name for name in MODELS if "resnet" in name or "mob" in name]
+SMALL |= dict.fromkeys(with_backbones, {"decoder_widths": [16, 8, 8, 8, 8]})
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -67,7 +64,7 @@ def test_any_size_in_the_same_size_out(name, size):
 
 
 @every_model
-def test_gradients_reach_every_parameter(name):
+def test_gradients_reach_every_parameter_and_one_image_is_enough(name):
     model = small_model(name)
     x = images(2, 72, 88)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -81,6 +78,7 @@ def test_gradients_reach_every_parameter(name):
     model.zero_grad()
     model.eval()(x).square().mean().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert all(output.isfinite().all() for output in maps(model.train()(images(1, 64, 64))))
 
 
 @every_model
@@ -92,10 +90,15 @@ def test_a_checkpoint_brings_the_model_back(name, tmp_path):
     assert torch.equal(model(x), again(x))
 
 
-@every_model
-def test_one_image_can_be_trained_on(name):
-    model = small_model(name)
-    assert all(output.isfinite().all() for output in maps(model(images(1, 64, 64))))
+def test_where_the_dropout_of_the_two_older_u_nets_is():
+    pooled, rates = build_model("unet_pooled", base=2), [0, 0, 0, 0, 0.3, 0.3, 0.3, 0, 0, 0.3]
+    for block, rate in zip([*pooled.encoder, *pooled.decoder], rates, strict=True):
+        kinds = ["Conv2d", "Dropout", "BatchNorm2d", "ReLU"] * 2
+        assert [type(m).__name__ for m in block] == [k for k in kinds if rate or k != "Dropout"]
+        assert {m.p for m in block if isinstance(m, nn.Dropout)} == ({rate} if rate else set())
+    dropout = build_model("unet_dropout", base=2)
+    assert [m.p for m in dropout.modules() if isinstance(m, nn.Dropout)] == [0.6]
+    assert isinstance(dropout.bottom, nn.Conv2d)
 
 
 def test_errors_say_what_is_known():

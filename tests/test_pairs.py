@@ -29,10 +29,6 @@ def match(root):
     return match_pairs(root / "images", root / "masks")
 
 
-def reasons(skipped) -> dict[str, str]:
-    return {s.path.name: s.reason for s in skipped}
-
-
 def ids(pairs) -> set[str]:
     return {p.id for p in pairs}
 
@@ -69,12 +65,10 @@ def test_pairs_by_exact_stem(make_pairs):
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
-        ("a", "a_mask"),
         ("img_7", "mask_7"),
         ("7", "007"),
         ("IMG_7", "img_7"),
         ("7", "7.jpg"),
-        ("deep/clip_0/x-7", "deep/matting_0/x-7"),
     ],
 )
 def test_usual_affixes_of_masks_are_seen_through(make_pairs, name, mask):
@@ -107,7 +101,7 @@ def test_litter_of_operating_systems(make_pairs):
         (root / "images" / hidden).mkdir()
         Image.new("L", (4, 4)).save(root / "images" / hidden / "a.png")
     pairs, skipped = match(root)
-    assert ids(pairs) == {"a"} and set(reasons(skipped)) == {"notes.txt", "gone.jpg"}
+    assert ids(pairs) == {"a"} and {s.path.name for s in skipped} == {"notes.txt", "gone.jpg"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import torch
 from unetlib.models.u2net import load_official_u2net
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
-NAMES = ("u2net", "u2netp")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def draw_weights(shapes):
     return weights
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=("u2net", "u2netp"))
 def official(request, reference, tmp_path_factory):
     """(name, path of a file like the official release, our model of it)."""
     name = request.param

@@ -1,5 +1,7 @@
 """A course of three tiny notebooks for the tests of the pipeline: real files, real kernels."""
 
+import html
+import re
 from pathlib import Path
 
 import nbformat
@@ -47,3 +49,9 @@ def write_course(folder: Path, evaluate: str = EVALUATE) -> Path:
     write_notebook(folder / "04_evaluate.ipynb", common, evaluate, "print('after')")
     write_notebook(folder / "06_timelapse.ipynb", common + "fps = 4", "print(fps)")
     return folder
+
+
+def text_of(page: Path) -> str:
+    """What a page of a report shows, also within the notebooks that are in it."""
+    body = page.read_text(encoding="utf-8").partition("<body")[2]
+    return html.unescape(html.unescape(re.sub("<[^>]+>", " ", body)))
