@@ -227,7 +227,7 @@ def build_page(
         changes = [page.load, *(one.change for one in settings)]
         shown = [compare, soft, edge, text]
         gr.on(changes, show, settings, shown, trigger_mode="always_last")
-        gr.on(changes, lambda: gr.File(visible=False), None, made)
+        gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False)
         uploads.change(receive, uploads, photo)
         ground.change(lambda g: gr.File(visible=g == "picture"), ground, behind)
         ground.change(lambda g: gr.ColorPicker(visible=g == "colour"), ground, color)
