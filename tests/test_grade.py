@@ -16,6 +16,7 @@ import psutil
 import pytest
 from loopback import tree
 from toy_submissions import (
+    DRAWING,
     HANG,
     true_scores,
     write_network,
@@ -148,7 +149,8 @@ def test_files_that_are_not_the_students_own(toy, tmp_path):
     write_part(sly / "01_data.ipynb", "import os\nassert not os.path.exists('made.txt')")
     (sly / "04_evaluate.ipynb").symlink_to(toy / "notebooks" / "04_evaluate.ipynb")
     (sly / "made.txt").symlink_to(toy / "rubric.yaml")
-    (sly / "metrics.json").write_text('{"iou": 0.37, "source": "synthetic"}')
+    record = {"run": {"parameters": DRAWING}, "evaluation": {"iou": 0.37, "source": "synthetic"}}
+    (sly / "metrics.json").write_text(json.dumps(record))
     (blocked / "grade.json").mkdir(parents=True)
     process = unetlib(toy, tmp_path / "class", "--rubric", toy / "rubric.yaml")
     assert process.wait() == 0
