@@ -61,7 +61,8 @@ def load_image(source: Any, max_side: int | None = None) -> Image.Image:
         if max_side and image is not source and image.format in ("JPEG", "MPO"):
             longer = max(image.size)
             image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
-        return _rgb(_upright(image))
+        picture = _rgb(_upright(image))
+        return picture.copy() if picture is source else picture
 
 
 def open_photo(source: Any) -> Photo:
@@ -240,7 +241,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture of any mode as a new one in RGB, CMYK by its profile if it has one."""
+    """A decoded picture of any mode in RGB, CMYK by its profile if it has one."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # of a large photo a copy takes long
     if image.mode[0] in "FI":
         image = Image.fromarray(np.rint(_unit_range(np.asarray(image)) * 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -9,7 +9,7 @@ import numpy as np
 
 from unetlib.errors import need
 
-TILE = 128  # pixels: side
+TILE = 192  # pixels: side
 SAMPLES = 4  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
