@@ -178,6 +178,8 @@ def test_a_batch_has_a_report(server):
 LARGE = np.random.default_rng(0).bytes(2_500_000)
 WRONG = [
     ("no_photo", 422, {"data": {"threshold": "0.5"}, "files": {"background": ("a", PHOTO)}}),
+    ("no_photo", 422, {"content": b""}),
+    ("no_photo", 422, {"files": [("file", ("a.png", PHOTO)), ("file", ("b.png", PHOTO))]}),
     ("not_an_image", 415, {"files": {"file": ("a.png", b"hello")}}),
     ("not_an_image", 415, {"content": "{}", "headers": {"Content-Type": "application/json"}}),
     ("broken_image", 422, {"files": {"file": ("a.png", PHOTO[:-40])}}),

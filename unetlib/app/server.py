@@ -55,6 +55,7 @@ from unetlib.pretrained import NETWORKS
 KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
+CODES = {404: "not_found", 405: "method"}  # of what Starlette refuses
 STOPPING = 503, "stopping", "this server is being stopped"
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 log = logging.getLogger("unetlib.serve")
@@ -80,7 +81,7 @@ def refusal(error: Exception) -> Refused:
     text = str(error)
     match error:
         case HTTPException(status_code=status, detail=text):
-            code = getattr(error, "code", "method" if status == 405 else "bad_request")
+            code = getattr(error, "code", CODES.get(status, "bad_request"))
         case RuntimeError(__cause__=Refused()):  # an answer had begun
             return refusal(error.__cause__)
         case ClientDisconnect():
@@ -91,10 +92,10 @@ def refusal(error: Exception) -> Refused:
             status, code = 415, "not_an_image"
         case ImageError():
             status, code = 422, "broken_image"
+        case ValidationError() if error.errors()[0]["loc"][0] in ("file", "files"):
+            status, code, text = 422, "no_photo", "send one photo as `file`, or a batch as `files`"
         case ValidationError():
-            missing = error.errors()[0]["type"] == "missing"  # nothing but photos has to be sent
-            status, code = 422, "no_photo" if missing else "bad_parameter"
-            text = first_of(error, Parameters.model_fields)
+            status, code, text = 422, "bad_parameter", first_of(error, Parameters.model_fields)
         case ValueError() | ImportError():
             status, code = 422, "bad_parameter"
         case MemoryError():
@@ -169,8 +170,8 @@ async def read(request: Request, model: type[BaseModel]):
         for name in sent:
             one, *more = values = sent.getlist(name)
             given[name] = values if more or name == "files" else one
-    else:
-        given["file"] = UploadFile(io.BytesIO(await request.body()))
+    elif body := await request.body():
+        given["file"] = UploadFile(io.BytesIO(body))
     return model(**given)
 
 
