@@ -81,11 +81,12 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         raise next(iter(failed.values()))
     notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
     notes += [f"{name} failed: {str(e) or 'out of memory'}" for name, e in failed.items()]
-    said, files = write(folder, found, list(dict.fromkeys(notes))), [*FILES]
+    board = compare(found)
+    top = board[0]["name"]
+    said, files = write(folder, found, board, list(dict.fromkeys(notes))), [*FILES]
     for part in said:
         plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
         click.echo(html.unescape(plain))
-    top = compare(found)[0]["name"]
     title = f"Evaluation: {', '.join(found)}"
     try:
         draw(folder / files[0], said, found[top], predictors[top], pairs, title)
@@ -109,16 +110,16 @@ def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[
     return pairs, notes + data.describe().split("\n")[1:]
 
 
-def write(folder: Path, found: dict, notes: list[str]) -> list:
-    """The .csv and metrics.json about `found`. Returns the texts and tables, which are lists of
-    rows, that the terminal and the page show."""
+def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> list:
+    """The .csv and metrics.json about `found`; `board`: the same, compared. Returns the texts and
+    tables, which are lists of rows, that the terminal and the page show."""
     import numpy as np
 
     from unetlib.app.pages import code
-    from unetlib.evaluate import DIFFICULTIES, compare
+    from unetlib.evaluate import DIFFICULTIES
     from unetlib.metrics import SALIENCY, SCORES
 
-    board, known = compare(found), SCORES | SALIENCY
+    known = SCORES | SALIENCY
     summaries = {name: one.scores() for name, one in found.items()}
     for row in (*board, *(score for scores in summaries.values() for score in scores.values())):
         row |= {key: None for key, value in row.items() if value != value}  # JSON has no NaN
