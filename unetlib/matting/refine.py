@@ -10,7 +10,7 @@ import numpy as np
 from unetlib.errors import need
 
 TILE = 192  # pixels: side
-SAMPLES = 4  # least radius at a reduced size, in pixels
+SAMPLES = 3  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
 
@@ -56,7 +56,7 @@ def guided(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Three guided filters, the radius halved and the mask made steeper after each.
 
     The radius follows the width of the mask's own edge. Each filter works at a reduced size, a
-    megapixel at most, that leaves it a radius of 4 pixels. A mask finer than that is returned as it
+    megapixel at most, that leaves it a radius of 3 pixels. A mask finer than that is returned as it
     is, one without a contour is 0 or 1 everywhere.
     """
     least = max(1.0, np.sqrt(mask.size / MOST))
