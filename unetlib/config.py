@@ -30,7 +30,7 @@ class TrainConfig:
     Raises ValueError for a value that makes no sense, naming it.
     """
 
-    epochs: int = setting(5, IntRange(1), "how often every training photo is seen")
+    epochs: int = setting(4, IntRange(1), "how often every training photo is seen")
     lr: float = setting(4e-3, POSITIVE, "learning rate, the highest")
     encoder_lr: float = setting(1.0, POSITIVE, "learning rate of the encoder as a share of lr")
     optimizer: str = setting("adamw", OPTIMIZERS, "what turns gradients into steps")
