@@ -1,7 +1,9 @@
 """Tensors from pairs: right values, the same for any number of workers, sampling, odd sets."""
 
 import pickle
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unetlib.data.dataset import EpochSampler, PairDataset, make_loaders
+from unetlib.data.dataset import EpochSampler, PairDataset, make_loaders, open_dataset
 from unetlib.data.images import ImageError
 from unetlib.data.pairs import DataError, Pair, Source
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.data.sources import open_source
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = (16, 24)
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 some_weights = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=60)
@@ -24,6 +27,22 @@ some_weights = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=60)
 @pytest.fixture
 def source(make_pairs) -> Source:
     return open_source("folder", make_pairs([f"p{i:02}" for i in range(20)]))
+
+
+def test_the_course_draws_into_the_folder_of_a_clean_checkout(tmp_path, make_pairs):
+    data = shutil.copytree(ROOT / "data", tmp_path / "data", ignore=lambda *_: ["train", "val"])
+    kept = (data / "README.md").read_bytes()
+    for size in (16, 24):  # drawings of other settings are replaced, nothing else is
+        drawn = open_dataset(data, 10, size)
+        assert drawn.name == "synthetic" and len(drawn.train + drawn.val) == 10
+        assert Image.open(drawn.train[0].image).size == (size, size)
+    assert (data / "README.md").read_bytes() == kept
+    mine = open_dataset(make_pairs([f"p{i:02}" for i in range(20)]))
+    assert mine.name == "folder" and len(mine.train + mine.val) == 20
+    (tmp_path / "lone").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "lone" / "photo.png")
+    with pytest.raises(DataError, match="no photos with masks"):
+        open_dataset(tmp_path / "lone")
 
 
 def batches(loader, epoch=None) -> list[tuple[torch.Tensor, torch.Tensor]]:

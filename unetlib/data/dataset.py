@@ -32,7 +32,7 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     """Train and val pairs for the course: the photos that are in a folder, or, where there are none
     but drawings of an earlier call, `count` drawings of `size` pixels. Raises DataError."""
     root, name = resolve(folder), "folder"
-    if not any(root.rglob("*.*")) or (root / "synthetic.json").is_file():
+    if (root / "synthetic.json").is_file() or not sets.image_files(root, []):
         root, name = write_synthetic(root, count, size, seed), "synthetic"
     found = sets.find_folder(root)
     sets.add_manifest(found)
