@@ -27,8 +27,8 @@ WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side,
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table`,
-    comes with the extra "course".
+    """What one pass over a set found out. Columns are lists or arrays; pandas, for `table`, comes
+    with the extra "course".
 
     columns: a value per photo, in the order of the pairs. Names: id; those of SCORES, for the masks
         `soft >= threshold` and `matte >= 0.5` (mae: soft and matte as they are); where asked for,

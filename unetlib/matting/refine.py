@@ -9,19 +9,20 @@ import numpy as np
 
 from unetlib.errors import need
 
-TILE = 192  # pixels: side
+TILE = 192  # pixels: side of a tile
 SAMPLES = 3  # least radius at a reduced size, in pixels
 MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
 
 
 def for_tiles(shape: tuple[int, ...], work: Callable[[tuple[slice, slice]], None]) -> None:
-    """Calls work((rows, columns)) for tiles that cover an array (H, W), in as many threads as
-    OpenCV has: most photos need work only at the edge."""
+    """Calls work((rows, columns)) for tiles that cover an array (H, W): most photos need work only
+    at the edge. In as many threads as OpenCV has, where there are eight tiles for each."""
     corners = product(range(0, shape[0], TILE), range(0, shape[1], TILE))
     tiles = [np.s_[y : min(y + TILE, shape[0]), x : min(x + TILE, shape[1])] for y, x in corners]
-    with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
-        list(pool.map(work, tiles))  # raises what they raise
+    threads = max(1, min(cv2.getNumThreads(), len(tiles) // 8))
+    with ThreadPoolExecutor(threads) as pool:  # which begins none before it is asked for
+        list((pool.map if threads > 1 else map)(work, tiles))  # raises what they raise
 
 
 def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.ndarray:

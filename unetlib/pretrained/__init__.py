@@ -62,8 +62,7 @@ def find(name: str | os.PathLike, weights: bool = False) -> Path:
     .pth file, for whoever needs PyTorch's weights, to fine-tune or to export.
 
     Raises FileNotFoundError for no such name (says which is near), no such file, no own training
-    yet; CheckpointError for a folder, and with `weights` for a network that has none;
-    DownloadError.
+    yet; CheckpointError for a folder, and with `weights` for a network without any; DownloadError.
     """
     text = os.fspath(name)
     if text == "best":
