@@ -18,13 +18,13 @@ from unetlib.app.cli import app
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from unetlib.data.preprocess import Preprocess
 from unetlib.models import build_model
-from unetlib.predict import Predictor
+from unetlib.predict import OnnxNetwork, Predictor
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from unetlib.export import OnnxNetwork, export_onnx  # noqa: E402
+from unetlib.export import export_onnx  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"unet_transposed": {"base": 4, "depth": 2}, "unet_pooled": {"base": 2}}  # quick to trace

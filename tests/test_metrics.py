@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage, stats
 
-from unetlib.metrics import (
-    SALIENCY,
-    THRESHOLDS,
-    Counts,
-    boundary_iou,
-    count,
-    curves,
-    histogram,
-    paired,
-    reliability,
-    saliency_scores,
-)
+from unetlib.evaluate import SALIENCY, histogram, paired, reliability, saliency_scores
+from unetlib.metrics import THRESHOLDS, Counts, boundary_iou, count, curves
 
 relaxed = settings(deadline=None, max_examples=40)
 NAMES = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")

@@ -22,8 +22,7 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.cutting import Recipe, cut_photo
-from unetlib.export import OnnxNetwork
-from unetlib.predict import Predictor
+from unetlib.predict import OnnxNetwork, Predictor
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
