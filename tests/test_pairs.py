@@ -10,23 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unetlib.data.folders import find_folder, folder_pairs
 from unetlib.data.images import ImageError
-from unetlib.data.pairs import (
-    DataError,
-    Pair,
-    find_folder,
-    load_pair,
-    match_pairs,
-    split_fraction,
-    split_pairs,
-)
+from unetlib.data.pairs import DataError, Pair, load_pair, split_fraction, split_pairs
 from unetlib.data.sources import open_source
 
 TWENTY = [f"p{i}" for i in range(20)]
 
 
 def match(root):
-    return match_pairs(root / "images", root / "masks")
+    return folder_pairs(root / "images", root / "masks")
 
 
 def ids(pairs) -> set[str]:

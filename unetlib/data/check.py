@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from unetlib.data.folders import Found
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
-from unetlib.data.pairs import Found, Pair, Skipped, Source, load_pair, split_fraction
+from unetlib.data.pairs import Pair, Skipped, Source, load_pair, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 

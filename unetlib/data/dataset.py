@@ -15,10 +15,19 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
-from unetlib.data import pairs as sets
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import load_cutout, load_image, resize
-from unetlib.data.pairs import DataError, Pair, Source, load_pair
+from unetlib.data.pairs import (
+    DataError,
+    Pair,
+    Source,
+    image_files,
+    join,
+    list_skipped,
+    load_pair,
+    match_pairs,
+    split_pairs,
+)
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.data.synthetic import write_synthetic
 from unetlib.matting import composite, fit_cover
@@ -29,14 +38,26 @@ PASTED = 0.5  # how many samples of "strong" get another photo's figure pasted i
 
 
 def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int = 0) -> Source:
-    """Train and val pairs for the course: the photos that are in a folder, or, where there are none
-    but drawings of an earlier call, `count` drawings of `size` pixels. Raises DataError."""
+    """Train and val pairs for the course: those of images/ and masks/ in a folder, or in train/ and
+    val/ of it. Where there is no photo yet, `count` drawings of `size` pixels are made first.
+    Raises DataError for folders of other names, and says how to copy them into these."""
     root, name = resolve(folder), "folder"
-    if (root / "synthetic.json").is_file() or not sets.image_files(root, []):
+    if (root / "synthetic.json").is_file() or not image_files(root, []):
         root, name = write_synthetic(root, count, size, seed), "synthetic"
-    found = sets.find_folder(root)
-    sets.add_manifest(found)
-    return sets.join(name, found.root, *sets.divide(found, seed=seed), found.skipped)
+    divided = (root / "train").is_dir()
+    sides, skipped = [], []
+    for side in (root / "train", root / "val") if divided else (root,):
+        files = [image_files(side / kind, skipped) for kind in ("images", "masks")]
+        pairs, unused = match_pairs(*files)
+        sides.append(pairs)
+        skipped += unused
+    if not all(sides) or (not divided and (root / "manifest.csv").is_file()):
+        wanted = "images/ and masks/, or train/ and val/ with both,"
+        how = f"`unetlib prepare folder:{root} --into FOLDER` copies other sets into such a one"
+        why = f"{wanted} are expected. {how}{list_skipped(skipped, root)}"
+        raise DataError(f"no photos with masks in {root}: {why}")
+    train, val = sides if divided else split_pairs(*sides, seed=seed)
+    return join(name, root, train, val, skipped)
 
 
 class PairDataset(Dataset):

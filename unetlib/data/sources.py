@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import cv2
 
-from unetlib.data import pairs as sets
+from unetlib.data import folders
 from unetlib.data.download import DownloadError, cache_dir, fetch
+from unetlib.data.folders import Found, find_dir
 from unetlib.data.images import MASK_KINDS
-from unetlib.data.pairs import DataError, Found, Pair, Source, find_dir
+from unetlib.data.pairs import DataError, Pair, Source, image_files, join
 from unetlib.errors import hint, need
 from unetlib.paths import find_input, resolve, write_whole
 
@@ -51,7 +52,7 @@ def published(facts: dict, root=None) -> Found:
             archive.unlink()
     try:
         kind, layout = facts.get("mask_kind", "auto"), facts.get("layout", ())
-        return sets.find_folder(root or home, kind, layout=layout)
+        return folders.find_folder(root or home, kind, layout=layout)
     except DataError as error:
         raise DataError(f"{error}. {how}") from error
 
@@ -117,20 +118,20 @@ def synthetic(root=None, count=1200, size=128, val_fraction=0.2, seed=0) -> Foun
     from unetlib.data.synthetic import write_synthetic
 
     root = write_synthetic(resolve(root or "data"), int(count), int(size), seed, val_fraction)
-    return sets.find_folder(root)
+    return folders.find_folder(root)
 
 
 def backgrounds(root=None) -> Found:
     """Photos in which nothing is foreground: every image in `root`, without masks."""
     found = Found(find_dir(root or "backgrounds"), {})
-    files = sets.image_files(found.root, found.skipped)
+    files = image_files(found.root, found.skipped)
     found.sides[""] = [Pair(id, path, None) for path, id in files.items()]
     return found
 
 
 SOURCES: dict[str, Callable[..., Found]] = {
     "synthetic": synthetic,
-    "folder": lambda root=None, **args: sets.find_folder(root or "data", **args),
+    "folder": lambda root=None, **args: folders.find_folder(root or "data", **args),
     "backgrounds": backgrounds,
     **{name: partial(published, facts) for name, facts in PUBLISHED.items()},
     "coco": coco,
@@ -194,7 +195,7 @@ def find_pairs(
     if name == "synthetic":
         args |= {"val_fraction": val_fraction, "seed": seed}
     found = SOURCES[name](root, **args)
-    sets.add_manifest(found)
+    folders.add_manifest(found)
     groups = "(.*)/" if groups == "folder" else groups or PUBLISHED.get(name, {}).get("groups", "")
     try:
         pattern = re.compile(groups)
@@ -233,7 +234,7 @@ def open_source(
     weighted = len(terms) > 1 and any(term.weight for term in terms)
     for term in terms:
         found = find_pairs(term.name, root or term.root, **how, **args | term.args)
-        sides = sets.divide(found, **how)
+        sides = folders.divide(found, **how)
         count = sum(name.split("-")[0] == term.name for name in names)
         name = f"{term.name}-{count + 1}" if count else term.name
         weight = (term.weight or 1.0) / len(sides[0]) if weighted else 1.0
@@ -249,7 +250,7 @@ def open_source(
         val += sides[1]
     same_drive = len({root.anchor for root in roots}) == 1
     root = Path(os.path.commonpath(roots)) if same_drive else roots[0]
-    return sets.join(" + ".join(names), root, train, val, skipped)
+    return join(" + ".join(names), root, train, val, skipped)
 
 
 def open_settings(
