@@ -13,16 +13,15 @@ from unetlib.data.sources import open_source
 from unetlib.data.synthetic import generate_sample
 from unetlib.evaluate import (
     DIFFICULTIES,
-    SALIENCY,
     best_threshold,
     difficulties,
     find_models,
     match_predictions,
     measure,
-    paired,
 )
-from unetlib.metrics import COUNTS, SCORES, Counts, boundary_iou
+from unetlib.metrics import COUNTS, Counts
 from unetlib.models import build_model
+from unetlib.scores import SALIENCY, SCORES, boundary_iou, paired
 
 SIZES = [(40, 60), (33, 21), (50, 50), (64, 48), (30, 31)]  # H, W
 TAGS = [("hair",), (), ("hair", "texture"), ("texture",), ()]

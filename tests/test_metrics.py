@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage, stats
 
-from unetlib.evaluate import SALIENCY, histogram, paired, reliability, saliency_scores
-from unetlib.metrics import THRESHOLDS, Counts, boundary_iou, count, curves
+from unetlib.metrics import Counts, count
+from unetlib.scores import (
+    SALIENCY,
+    THRESHOLDS,
+    boundary_iou,
+    curves,
+    histogram,
+    paired,
+    reliability,
+    saliency_scores,
+)
 
 relaxed = settings(deadline=None, max_examples=40)
 NAMES = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")

@@ -28,6 +28,7 @@ LAYERS = [
     ["errors", "paths", "device"],
     ["config"],
     ["models", "losses", "metrics", "matting", "plots"],
+    ["scores"],
     ["data"],
     ["pretrained"],
     ["checkpoint"],

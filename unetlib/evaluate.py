@@ -16,21 +16,25 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from unetlib import metrics, pretrained
+from unetlib import pretrained
 from unetlib.data.images import ImageError, load_mask, resize
 from unetlib.data.pairs import DataError, Pair, image_files, load_pair
-from unetlib.errors import need
-from unetlib.metrics import COUNTED, COUNTS, SCORES, THRESHOLDS, Counts, Score
+from unetlib.metrics import COUNTED, COUNTS, Counts
 from unetlib.paths import project_root, resolve, sha256
+from unetlib.scores import (
+    SALIENCY,
+    SCORES,
+    THRESHOLDS,
+    curves,
+    histogram,
+    paired,
+    reliability,
+    resampled_sums,
+    saliency_scores,
+)
 
 DIFFICULTIES = ("fine_detail", "transparency", "reflection", "texture")
-FINE = 300  # columns of a histogram
 WORK_SIDE = 256  # lengths in a difficulty are pixels of a photo with this side, or of its area
-SALIENCY = {
-    "s_measure": Score("S-measure", "likeness of object and regions (Fan et al., ICCV 2017)"),
-    "e_measure": Score("E-measure", "agreement over 256 thresholds (Fan et al., IJCAI 2018)"),
-    "weighted_f": Score("weighted F", "F1 of weighted errors (Margolin et al., CVPR 2014)"),
-}
 
 
 class Evaluation(NamedTuple):
@@ -92,7 +96,7 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
     if not best and not 0 <= float(threshold) <= 1:
         raise ValueError(f"a threshold lies between 0 and 1, got {threshold!r}")
     thresholds = THRESHOLDS if best else np.union1d(THRESHOLDS, float(threshold))
-    rows, curves, pixels = [], [], 0.0
+    rows, counted, pixels = [], [], 0.0
     for pair in tqdm(pairs, unit="photo", leave=False, disable=None):
         try:
             photo, matte, soft, took = predict_pair(predictor, pair)
@@ -111,7 +115,7 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
             raise ValueError(f"{pair.id}: probabilities are expected, not {span} (logits?)")
         soft, truth = soft.clip(0, 1), matte >= 0.5  # a sigmoid may round to a bit over 1
         pixels += histogram(soft, truth)
-        curves.append(metrics.curves(soft, truth, thresholds))
+        counted.append(curves(soft, truth, thresholds))
         row = {"id": pair.id, "mae": np.abs(soft - matte).mean(dtype=np.float64)}
         row |= {"foreground_share": truth.mean(), "tags": " ".join(pair.tags), "milliseconds": took}
         row |= difficulties(photo, matte) if difficulty else {}
@@ -122,7 +126,7 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
     if all(pair.mask for pair in pairs) and not any(row["foreground_share"] for row in rows):
         how = "if they hold numbers of classes, take folder:FOLDER?mask_kind=labels"
         warnings.warn(f"no true mask has a foreground at one half: {how}", stacklevel=2)
-    counts, rims = zip(*curves, strict=True)
+    counts, rims = zip(*counted, strict=True)
     counts = Counts(*np.stack(counts, axis=1))  # each (photos, thresholds)
     scores = {name: getattr(counts, name)() for name in COUNTED} | {"boundary_iou": np.stack(rims)}
     means = {name: values.mean(axis=0) for name, values in scores.items()}
@@ -224,71 +228,6 @@ def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
         "reflection": float(light / (light + 0.01)),
         "texture": float(busy.mean()) if busy.size else 0.0,
     }
-
-
-def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The scores of SALIENCY of one image, as PySODMetrics computes them: `soft` float (H, W) in
-    [0, 1], `truth` bool. NaN where it gives no score (S-measure of an object in a corner)."""
-    need("py_sod_metrics", extra="saliency")
-    import py_sod_metrics as sod
-
-    measures = s, e, weighted = sod.Smeasure(), sod.Emeasure(), sod.WeightedFmeasure()
-    with np.errstate(all="ignore"):
-        for measure in measures:
-            measure.step(soft.astype(np.float64), truth, normalize=False)
-    values = np.array([s.sms[0], e.changeable_ems[0].mean(), weighted.weighted_fms[0]])
-    return dict(zip(SALIENCY, np.where(values < 1.01, values, np.nan).tolist(), strict=True))
-
-
-def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The pixels of one image by their probability p, float64 (3, 300): how many there are with
-    floor(300 p), how many of them are foreground, the sum of p. Those of several images add up.
-
-    `soft`: float32 (H, W) in [0, 1]. `truth`: bool (H, W).
-    """
-    p = soft.ravel()
-    place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
-    return np.stack([np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)])
-
-
-def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
-    """Do pixels with a probability of 0.8 turn out to be foreground 8 times in 10? `pixels` is a
-    `histogram`; `bins` divides 300.
-
-    Columns, a value per bin: low, high (its limits), share (of all pixels), confidence (mean
-    probability), accuracy (share of foreground); these two are NaN in an empty bin. And the
-    expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et al.,
-    ICML 2017, https://arxiv.org/abs/1706.04599).
-    """
-    found, true, total = pixels.reshape(3, bins, -1).sum(axis=2)
-    low = np.arange(bins) / bins
-    table = {"low": low, "high": low + 1 / bins, "share": found / found.sum()}
-    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
-        table |= {"confidence": total / found, "accuracy": true / found}
-    return table, float(np.abs(total - true).sum() / found.sum())
-
-
-def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """How far would other images of this kind move a sum? The bootstrap (Efron, 1979).
-
-    `values`: (n, ...), a row per image; float64 (resamples, ...), the sums of as many rows, drawn
-    with replacement. All columns see the same draws, so that ratios are those of pairs.
-    """
-    n, rng = len(values), np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1 / n), resamples) @ np.asarray(values, np.float64)
-
-
-def paired(a: Any, b: Any) -> tuple[float, float, float, float]:
-    """Is b better than a on the same images, or is it luck?
-
-    `a`, `b`: a score for each image, in the same order. Returns the mean of b - a, its interval
-    (low, high: 95 %), and the share of the resamples in which b is higher; a tie counts half.
-    """
-    gain = np.subtract(b, a, dtype=np.float64)
-    sums = resampled_sums(gain)
-    share = (sums > 0).mean() + 0.5 * (sums == 0).mean()
-    low, high = np.quantile(sums, [0.025, 0.975]) / len(gain)
-    return float(gain.mean()), float(low), float(high), float(share)
 
 
 def compare(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:

@@ -9,29 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 COUNTED = ("iou", "dice", "accuracy", "precision", "recall", "f_beta")  # they follow from COUNTS
-THRESHOLDS = np.arange(1, 100) / 100
-RIM = 0.02  # how wide it is, as a share of the image's diagonal
-
-
-class Score(NamedTuple):
-    label: str
-    says: str
-
-
-SCORES = {
-    "iou": Score("IoU", "tp / (tp + fp + fn): what both masks share, of what either has"),
-    "dice": Score("Dice", "2 tp / (2 tp + fp + fn), also F1: what they share, of their mean size"),
-    "accuracy": Score("pixel accuracy", "(tp + tn) / all: the share of pixels that are right"),
-    "precision": Score("precision", "tp / (tp + fp): how much of what was found is real"),
-    "recall": Score("recall", "tp / (tp + fn): how much of what is real was found"),
-    "f_beta": Score("F-beta", "1.3 P R / (0.3 P + R): precision counts for more (beta² = 0.3)"),
-    "mae": Score("MAE", "mean absolute difference of the soft mask and the soft matte (0 is best)"),
-    "boundary_iou": Score("boundary IoU", "IoU of the inner rims, 2 % of the diagonal wide"),
-}
 
 
 class Counts(NamedTuple):
@@ -99,38 +79,3 @@ def count(prediction: Any, target: Any) -> Counts:
     axes = tuple(range(1, pred.ndim))
     kinds = (pred & true, pred & ~true, ~pred & true, ~pred & ~true)
     return Counts(*(kind.sum(axes) for kind in kinds))
-
-
-def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
-    """Counts and boundary IoU of the masks soft >= threshold, each (T,), for rising thresholds.
-
-    `soft`: float32 (H, W). `truth`: bool (H, W).
-    """
-    side = 2 * max(1, round(RIM * float(np.hypot(*truth.shape)))) + 1
-    square = np.ones((side, side), np.uint8)
-
-    def erode(levels: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
-        how = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
-        return cv2.erode(np.ascontiguousarray(levels, np.uint8), square, **how)
-
-    def above(levels: np.ndarray) -> np.ndarray:  # how many of them reach each threshold
-        return np.bincount(levels, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
-
-    # how many of the thresholds each pixel reaches; where its surroundings do so too is no rim
-    levels = np.searchsorted(np.float32(thresholds), soft, side="right")
-    inner, rim = erode(levels), truth & (erode(truth) == 0)
-    found, tp = above(levels.ravel()), above(levels[truth])
-    both = above(levels[rim]) - above(inner[rim])
-    either = found - above(inner.ravel()) + rim.sum() - both
-    ious = np.where(either > 0, both / np.maximum(either, 1), 1.0)
-    positive = truth.sum()
-    return Counts(tp, found - tp, positive - tp, truth.size - positive - found + tp), ious
-
-
-def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the inner rims of two bool masks (H, W), 2 % of the image's diagonal wide. The border
-    of the image is an edge too. Two empty masks: 1.0.
-
-    B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
-    """
-    return curves(np.float32(mask), np.asarray(truth, bool), [0.5])[1].item()

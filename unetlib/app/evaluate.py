@@ -116,8 +116,8 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     import numpy as np
 
     from unetlib.app.pages import code
-    from unetlib.evaluate import DIFFICULTIES, SALIENCY
-    from unetlib.metrics import SCORES
+    from unetlib.evaluate import DIFFICULTIES
+    from unetlib.scores import SALIENCY, SCORES
 
     known = SCORES | SALIENCY
     summaries = {name: one.scores() for name, one in found.items()}
@@ -171,9 +171,9 @@ def draw(page: Path, said: list, one, predictor, pairs: list, title: str) -> Non
 
     from unetlib.app.pages import write_page
     from unetlib.data.images import fit_within, resize
-    from unetlib.evaluate import SALIENCY, predict_pair
-    from unetlib.metrics import SCORES
+    from unetlib.evaluate import predict_pair
     from unetlib.plots import contact_sheet, error_map
+    from unetlib.scores import SALIENCY, SCORES
 
     tables = [p if isinstance(p, str) else pd.DataFrame(p).set_index([*p[0]][0]) for p in said]
     table, known = one.table.set_index("id").sort_values("iou"), SCORES | SALIENCY

@@ -55,7 +55,7 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
     """The items of a rubric with kind, name and title. Raises ValueError naming file and item."""
     import yaml
 
-    from unetlib.metrics import SCORES
+    from unetlib.scores import SCORES
 
     exercises = [name for notebook in course.values() for name in checks(notebook)]
     known = {"notebook": [*course], "exercise": ["all", *course, *exercises], "metric": [*SCORES]}
