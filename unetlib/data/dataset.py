@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
@@ -233,16 +232,11 @@ def make_loaders(
 
 def refuse_empty(dataset: PairDataset, source: Source) -> None:
     """Raises DataError where nothing in the masks of one of the source's sets reaches a half."""
-    largest: dict[str, tuple[int, Path]] = {}
+    empty = {pair.source: pair.mask for pair in dataset.pairs if pair.mask}
     for n, pair in enumerate(dataset.pairs):
-        name = pair.source if " + " in source.name else source.name
-        if pair.mask and largest.get(name, (0,))[0] < 128:
-            value = int(dataset.arrays(n)[1].max())
-            largest[name] = max(largest.get(name, (0, pair.mask)), (value, pair.mask))
-    for name, (value, path) in largest.items():
-        if value < 128:
-            with Image.open(path) as mask:
-                value = np.asarray(mask).max()
-            how = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
-            text = f"no mask of {name} has a foreground: the largest value is {value} ({path})"
-            raise DataError(f"{text}; {how}, 'backgrounds:FOLDER' if there is none in the photos")
+        if pair.source in empty and (dataset.arrays(n)[1] >= 128).any():
+            del empty[pair.source]
+    for name, path in empty.items():
+        how = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
+        text = f"no mask of {name or source.name} has a foreground, such as {path}"
+        raise DataError(f"{text}; {how}, 'backgrounds:FOLDER' if there is none in the photos")
