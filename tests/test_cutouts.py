@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unetlib.data.folders import CutOutPair
 from unetlib.data.images import clean_cutout
-from unetlib.data.pairs import Pair, load_pair
 from unetlib.data.synthetic import generate_sample
 from unetlib.matting import composite
 
@@ -42,7 +42,7 @@ def test_the_old_background_goes_out_of_the_edge(samples, tmp_path, kind, max_si
         rgba, alpha = naive(sample, kind), sample.matte[..., None]
         for path, picture in zip(files, (rgba, behind), strict=True):
             Image.fromarray(picture).save(path)
-        seen, matte = load_pair(Pair("a", files[0], files[0], background=files[1]), max_side)
+        seen, matte = CutOutPair("a", files[0], files[0], background=files[1]).load(max_side)
         side = min(192, max_side or 192)
         assert seen.shape == (side, side, 3) and matte.shape == (side, side)
         true = alpha * sample.foreground + (1 - alpha) * behind

@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unetlib.data.dataset import EpochSampler, PairDataset, make_loaders, open_dataset
+from unetlib.data.folders import CutOutPair
 from unetlib.data.images import ImageError
 from unetlib.data.pairs import DataError, Pair, Source
 from unetlib.data.preprocess import Preprocess, to_array
@@ -229,13 +229,13 @@ def cutouts(tmp_path) -> list[Pair]:
         image = tmp_path / f"cut{number}.png"
         Image.fromarray(rgba).save(image)
         pairs += [
-            Pair(f"{number}~{name}", image, image, mask_kind="alpha", background=tmp_path / file)
-            for name, file in ((name, f"{name}.png") for name in COLOURS)
+            CutOutPair(f"{number}~{name}", image, image, background=tmp_path / f"{name}.png")
+            for name in COLOURS
         ]
     return pairs
 
 
-def test_a_cutout_is_laid_over_its_background_or_any(cutouts):
+def test_a_cutout_is_laid_over_its_background(cutouts):
     plain = PairDataset(cutouts, Preprocess(32))
     for index, name in enumerate([*COLOURS] * 2):
         image, mask = plain.arrays(index)
@@ -244,12 +244,6 @@ def test_a_cutout_is_laid_over_its_background_or_any(cutouts):
         alpha = mask[..., None] / 255  # white over the colour: no dark fringe in the edge
         expected = alpha * 255 + (1 - alpha) * COLOURS[name]
         assert np.abs(image - expected).max() <= 2
-    augmented = PairDataset(cutouts, Preprocess(32), "light", seed=1)
-    seen = Counter()
-    for epoch in range(30):
-        image = augmented[(epoch, 0)][0]
-        seen[int(image[:, 0, 0].argmax())] += 1
-    assert len(seen) == 3 and min(seen.values()) > 3
     # a photo with nothing in front
     pairs = [Pair("empty", cutouts[1].background, None), cutouts[0]]
     image, mask = PairDataset(pairs, Preprocess(32)).arrays(0)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
-from unetlib.data.pairs import DataError, Pair, load_pair
+from unetlib.data.pairs import DataError, Pair
 from unetlib.data.preprocess import Preprocess
 from unetlib.data.sources import open_source
 from unetlib.data.synthetic import generate_sample
@@ -51,7 +51,7 @@ def reddish(image):
 
 
 def iou_of(pair, threshold):
-    image, matte = load_pair(pair)
+    image, matte = pair.load()
     mask, truth = reddish(image) >= threshold, matte >= 0.5
     return (mask & truth).sum() / (mask | truth).sum() if (mask | truth).any() else 1.0
 
@@ -63,7 +63,7 @@ def test_a_row_per_photo_at_its_own_size(pairs):
     assert table[[*COUNTS]].sum(axis=1).tolist() == [h * w for h, w in SIZES]
     assert table["tags"].tolist() == ["hair", "", "hair texture", "texture", ""]
     for row, pair in zip(table.itertuples(), pairs, strict=True):
-        image, matte = load_pair(pair)
+        image, matte = pair.load()
         soft, truth = reddish(image), matte >= 0.5
         assert row.iou == pytest.approx(iou_of(pair, 0.4), abs=1e-12)
         assert (row.tp, row.tp + row.fp) == ((soft[truth] >= 0.4).sum(), (soft >= 0.4).sum())

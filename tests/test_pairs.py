@@ -12,7 +12,7 @@ from PIL import Image
 
 from unetlib.data.folders import find_folder, folder_pairs
 from unetlib.data.images import ImageError
-from unetlib.data.pairs import DataError, Pair, load_pair, split_fraction, split_pairs
+from unetlib.data.pairs import DataError, Pair, split_fraction, split_pairs
 from unetlib.data.sources import open_source
 
 TWENTY = [f"p{i}" for i in range(20)]
@@ -153,7 +153,7 @@ def test_layouts_of_other_tools(name, tmp_path, photo, disc):
     train, held = (sorted(int(p.image.stem) for p in s) for s in (source.train, source.val))
     assert sorted(train + held) == list(range(12)) and held
     assert train == list(range(8)) or not divided
-    assert load_pair(source.train[0])[1].mean() == pytest.approx(disc().mean() / 255, abs=0.02)
+    assert source.train[0].load()[1].mean() == pytest.approx(disc().mean() / 255, abs=0.02)
     assert source.skipped == ()
     assert "such as " in source.describe()
 
@@ -212,10 +212,10 @@ def test_cutouts_are_the_masks_of_their_photos(make_pairs, cutout, disc):
     root = make_pairs(TWENTY)
     (root / "masks").rename(root / "cutouts")  # plain masks where cut-outs should be
     with pytest.raises(ImageError, match=r"p\d+\.png.*alpha"):
-        load_pair(open_source("folder", root).train[0])
+        open_source("folder", root).train[0].load()
     for id in TWENTY:
         cutout(root / "cutouts" / f"{id}.png")
-    matte = load_pair(open_source("folder", root).train[0])[1]
+    matte = open_source("folder", root).train[0].load()[1]
     assert np.array_equal(np.rint(matte * 255), disc())
 
 
@@ -230,7 +230,7 @@ def test_photos_and_cutouts_side_by_side(make_pairs, cutout, tmp_path, name, dis
     source = open_source("folder", root)
     assert set.union(*both(source)) == set(TWENTY)
     assert {s.path.name: s.kind for s in source.skipped} == {"lonely.jpg": "image without mask"}
-    assert np.array_equal(np.rint(load_pair(source.val[0])[1] * 255), disc())
+    assert np.array_equal(np.rint(source.val[0].load()[1] * 255), disc())
 
 
 def test_cutouts_are_laid_over_backgrounds_of_their_own_side(cutout, photo, tmp_path):

@@ -13,7 +13,7 @@ from loopback import tree
 from PIL import Image
 
 from unetlib.data.download import ATTEMPTS, DownloadError
-from unetlib.data.pairs import DataError, load_pair, split_fraction
+from unetlib.data.pairs import DataError, split_fraction
 from unetlib.data.sources import (
     Term,
     absolute_spec,
@@ -110,7 +110,7 @@ def test_backgrounds_have_no_foreground(make_pairs, tmp_path):
     photos = make_pairs([f"sky-{n}" for n in range(12)]) / "images"
     source = open_source(f"backgrounds:{photos}")
     assert len(source.train) + len(source.val) == 12 and source.val
-    assert load_pair(source.train[0])[1].sum() == 0
+    assert source.train[0].load()[1].sum() == 0
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no usable pair for train in"):
         open_source(f"backgrounds:{tmp_path / 'empty'}")
@@ -241,7 +241,7 @@ def test_layouts_of_published_sets(tmp_path, name, images, masks, form, value):
         source = open_source(name, root, val_fraction=0.4)
         assert ids(source.train) | ids(source.val) == {f"n{i}" for i in range(8)} and source.val
         assert [s.kind for s in source.skipped] == ["image without mask"]
-        assert load_pair(source.train[0])[1].mean() == pytest.approx(1 / 3, abs=0.01)
+        assert source.train[0].load()[1].mean() == pytest.approx(1 / 3, abs=0.01)
 
 
 GROUPS = {"1803151818": 7, "1803201916": 5, "1803241125": 6, "1803290444": 2}
@@ -267,7 +267,7 @@ def test_aisegment(tmp_path, monkeypatch):
     train, val = ({p.group for p in side} for side in (source.train, source.val))
     assert train and val and not train & val and not source.skipped
     for pair in source.train:  # the alpha, though all of it is bright
-        assert load_pair(pair)[1].mean() == pair.id.endswith("-00000000")
+        assert pair.load()[1].mean() == pair.id.endswith("-00000000")
 
 
 # --- from the network ----------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_coco_photos_with_one_person_of_the_right_size(tmp_path, cache, capfd):
     (root / "train2017" / "9.jpg").unlink()  # 1, 2, 9 and 10 are as they should be
     found = find_pairs("coco", root)
     assert ids(found.sides["train"]) == {"1", "2", "10"}
-    mattes = {p.id: load_pair(p)[1] for p in found.sides["train"]}
+    mattes = {p.id: p.load()[1] for p in found.sides["train"]}
     by_hand = np.zeros(H * W)
     by_hand[200:500] = 1
     assert np.array_equal(mattes["10"], by_hand.reshape(W, H).T)

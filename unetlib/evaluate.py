@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from unetlib import pretrained
 from unetlib.data.images import ImageError, load_mask, resize
-from unetlib.data.pairs import DataError, Pair, image_files, load_pair
+from unetlib.data.pairs import DataError, Pair, image_files
 from unetlib.metrics import COUNTED, COUNTS, Counts
 from unetlib.paths import project_root, resolve, sha256
 from unetlib.scores import (
@@ -151,7 +151,7 @@ def predict_pair(predictor: Any, pair: Pair) -> tuple:
     if predictor is None:
         soft, matte = load_mask(pair.image, kind="matte"), load_mask(pair.mask)
         return matte, matte, soft, np.nan
-    photo, matte = load_pair(pair)
+    photo, matte = pair.load()
     start = time.perf_counter()
     soft = getattr(predictor, "predict", predictor)(photo)
     return photo, matte, np.asarray(soft, np.float32), 1e3 * (time.perf_counter() - start)

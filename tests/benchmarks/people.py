@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import yaml
 
-from unetlib.data.pairs import load_pair
 from unetlib.data.sources import open_settings
 from unetlib.matting import cut_out
 from unetlib.metrics import count
@@ -44,7 +43,7 @@ def held_out(data: str) -> dict[str, list]:
 
 
 def scores(pair, predictor: Predictor, refine: str) -> tuple[float, float, float]:
-    photo, matte = load_pair(pair)
+    photo, matte = pair.load()
     true = matte >= 0.5
     cut = cut_out(photo, predictor.predict(photo), refine=refine)
     iou = count(cut.binary[None] > 0, true[None]).iou().item()

@@ -111,7 +111,6 @@ def copy(pair, target: Path, size: int | None) -> str:
 
     from unetlib.cutting import encode
     from unetlib.data.images import ImageError, fit_within, resize
-    from unetlib.data.pairs import load_pair
 
     drawn = size or pair.background  # else the photo is copied as it is
     photo = target / "images" / f"{pair.id}{'.jpg' if drawn else pair.image.suffix.lower()}"
@@ -119,7 +118,7 @@ def copy(pair, target: Path, size: int | None) -> str:
     if photo.is_file() and mask.is_file():
         return ""
     try:
-        rgb, soft = load_pair(pair, size)
+        rgb, soft = pair.load(size)
         shape, content = fit_within(soft.shape, size or max(soft.shape)), pair.image.read_bytes()
         if drawn:
             picture = Image.fromarray(resize(rgb, shape))

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from unetlib.data.folders import Found
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
-from unetlib.data.pairs import Pair, Skipped, Source, load_pair, split_fraction
+from unetlib.data.pairs import Pair, Skipped, Source, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
@@ -88,7 +88,7 @@ class Report:
         pictures = []
         for kind, pair in shown[:count]:
             with suppress(ImageError, OSError, MemoryError):
-                photo, matte = load_pair(pair, 320)
+                photo, matte = pair.load(320)
                 pictures += [(f"{kind}\n{pair.id[-26:]}", photo), matte]
         return contact_sheet(pictures, columns)
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
 from unetlib.data.augment import build_augmentation, paste
-from unetlib.data.images import load_cutout, load_image, resize
+from unetlib.data.images import resize
 from unetlib.data.pairs import (
     DataError,
     Pair,
@@ -23,13 +23,11 @@ from unetlib.data.pairs import (
     image_files,
     join,
     list_skipped,
-    load_pair,
     match_pairs,
     split_pairs,
 )
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.data.synthetic import write_synthetic
-from unetlib.matting import composite, fit_cover
 from unetlib.paths import resolve
 
 MEMORY_BYTES = 2_000_000_000  # so much is kept decoded: 7600 photos of 256 x 256
@@ -66,8 +64,8 @@ class PairDataset(Dataset):
 
     `weights`: how often each pair is drawn, beside the others; `sampling` "source", "tags" or
     "foreground" gives each source, set of tags, or fifth of the range of shares as much as others.
-    With augmentation, cut-outs are laid over any of the backgrounds. A set that fits into
-    MEMORY_BYTES is decoded once. Raises ImageError for a file that cannot be decoded.
+    A set that fits into MEMORY_BYTES is decoded once. Raises ImageError for a file that cannot be
+    decoded.
     """
 
     def __init__(
@@ -81,9 +79,8 @@ class PairDataset(Dataset):
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
         self.cached = len(self.pairs) * math.prod(preprocess.size) * 4 <= MEMORY_BYTES
-        self._kept: dict[tuple, np.ndarray] = {}
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._transform = build_augmentation(augment, preprocess.size)
-        self._backgrounds = sorted({pair.background for pair in self.pairs if pair.background})
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
         self.weights = np.array([pair.weight for pair in self.pairs], np.float64)
         if sampling != "uniform":  # each class of photos as often as any other
@@ -106,47 +103,31 @@ class PairDataset(Dataset):
         # numbers, and then a photo would be blurred only when it is mirrored too.
         draw = np.random.default_rng((self.seed, epoch, index, *again))
         self._transform.set_random_state(draw, random.Random(int(draw.integers(2**62))))
-        image, mask = self._augmented(index, draw)
+        image, mask = self._augmented(index)
         if self.augment == "strong" and draw.random() < PASTED:
             if self._empty and draw.random() < 0.5:  # its figure, before surroundings without one
                 other = self._empty[draw.integers(len(self._empty))]
-                image, mask = paste(image, mask, *self._augmented(other, draw))
+                image, mask = paste(image, mask, *self._augmented(other))
             else:
                 other = int(draw.integers(len(self)))
-                image, mask = paste(*self._augmented(other, draw), image, mask)
+                image, mask = paste(*self._augmented(other), image, mask)
         batch = to_array(image, self.preprocess), mask[None] / np.float32(255)
         return tuple(map(torch.from_numpy, batch))
 
-    def arrays(self, index: int, background: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
-        pair = self.pairs[index]
-        photo = self._decoded(pair, pair.image)
-        if pair.background is None:
-            return np.ascontiguousarray(photo[..., :3]), photo[..., 3]
-        return composite(photo, self._decoded(pair, background or pair.background)), photo[..., 3]
-
-    def _decoded(self, pair: Pair, path: Path) -> np.ndarray:
-        """uint8 (H, W, 4): a photo with its mask, or a cut-out alone; (H, W, 3): a background."""
-        size, near = self.preprocess.size, 4 * max(self.preprocess.size)
-        if (key := (path, path == pair.image and pair.mask)) in self._kept:
-            return self._kept[key]
-        if path != pair.image:  # its middle, which has the photo's shape
-            found = fit_cover(np.asarray(load_image(path, near)), *size)
-        elif pair.background:
-            found = load_cutout(path, size)
-        else:
-            image, matte = load_pair(pair, near)
-            alpha = np.rint(resize(matte, size) * 255).astype(np.uint8)
-            found = np.dstack([resize(image, size), alpha])
+        if index in self._kept:
+            return self._kept[index]
+        size = self.preprocess.size
+        image, matte = self.pairs[index].load(4 * max(size))
+        mask = np.rint(resize(matte, size) * 255).astype(np.uint8)
+        found = np.ascontiguousarray(resize(image, size)), mask
         if self.cached:
-            self._kept[key] = found
+            self._kept[index] = found
         return found
 
-    def _augmented(self, index: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        background = None
-        if self.pairs[index].background and self.augment != "none":
-            background = self._backgrounds[draw.integers(len(self._backgrounds))]
-        image, mask = self.arrays(index, background)
+    def _augmented(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self.arrays(index)
         both = self._transform(image=image, mask=mask)
         return both["image"], both["mask"]
 

@@ -5,8 +5,10 @@ import csv
 import re
 import unicodedata
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from unetlib.data import images
 from unetlib.data.pairs import (
@@ -18,6 +20,7 @@ from unetlib.data.pairs import (
     match_pairs,
     split_pairs,
 )
+from unetlib.matting import composite
 from unetlib.paths import find_input, read_text
 
 LAYOUT = (
@@ -41,6 +44,18 @@ PHOTO, MASK = (
 )
 IDS = re.compile("^((file|image)?_?name|file|image)$")  # of a column that holds ids
 COLUMNS = ("id", "source", "split", "group", "size", "sha256", "foreground_share", "tags")
+
+
+@dataclass(frozen=True, slots=True)
+class CutOutPair(Pair):
+    """A cut-out (RGBA), both photo and mask, that is laid over a background."""
+
+    background: Path
+
+    def load(self, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        rgba = images.load_cutout(self.image, max_side)
+        behind = np.asarray(images.load_image(self.background, max(rgba.shape[:2])))
+        return composite(rgba, behind), rgba[..., 3].astype(np.float32) / 255
 
 
 @dataclass
@@ -155,7 +170,8 @@ def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list
             pair, behind = cutouts[k % n], found.backgrounds[k % m]
             group = pair.group or (pair.id if n <= m else behind.name if m > 1 else "")
             id = f"{pair.id}~{k // n}" if k >= n else pair.id
-            pairs[k : k + 1] = [replace(pair, id=id, group=group, background=behind)]
+            facts = asdict(pair) | {"id": id, "group": group}
+            pairs[k : k + 1] = [CutOutPair(**facts, background=behind)]
     train, val = found.sides.get("train", []), found.sides.get("val", [])
     if len(found.sides) == 1:  # with one half only there is no division to keep
         train, val = split_pairs(*found.sides.values(), val_fraction, seed)

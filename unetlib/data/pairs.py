@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from unetlib.data import images
-from unetlib.matting import composite
 from unetlib.paths import sha256
 
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
@@ -29,14 +29,22 @@ class Pair:
     """A photo and its mask."""
 
     id: str  # path below its folder without the suffix, with `/`
-    image: Path  # with a `background`, a cut-out (RGBA) that is laid over it
-    mask: Path | None  # that of a cut-out is its own alpha; None: nothing in it is foreground
+    image: Path
+    mask: Path | None  # None: nothing in it is foreground
     tags: tuple[str, ...] = ()  # what makes it hard, or its class
     mask_kind: str = "auto"  # how to read the mask, see load_mask
     group: str = ""  # photos of one group (one person, one film) are never split
     source: str = ""  # name of its dataset
     weight: float = 1.0  # how often it is drawn in training, beside the others
-    background: Path | None = None
+    background: ClassVar[Path | None] = None  # of a cut-out, see `folders.CutOutPair`
+
+    def load(self, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Photo uint8 (H, W, 3) and matte float32 (H, W) in [0, 1] of the same size. `max_side`:
+        see load_image. Raises what that raises."""
+        photo = np.asarray(images.load_image(self.image, max_side))
+        if self.mask is None:
+            return photo, np.zeros(photo.shape[:2], np.float32)
+        return photo, images.load_mask(self.mask, photo.shape[:2], self.mask_kind)
 
 
 @dataclass(frozen=True)
@@ -69,19 +77,6 @@ class Source:
 def list_skipped(skipped: Sequence[Skipped], root: Path) -> str:
     lines = [f"\n  {s.path}: {s.reason}".replace(f"{root}{os.sep}", "") for s in skipped[:5]]
     return f", {len(skipped)} skipped:{''.join(lines)}" if skipped else ""
-
-
-def load_pair(pair: Pair, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Photo uint8 (H, W, 3) and matte float32 (H, W) in [0, 1] of the same size; a cut-out is laid
-    over its background. `max_side`: see load_image. Raises what that raises."""
-    if pair.background:
-        rgba = images.load_cutout(pair.image, max_side)
-        behind = np.asarray(images.load_image(pair.background, max(rgba.shape[:2])))
-        return composite(rgba, behind), rgba[..., 3].astype(np.float32) / 255
-    photo = np.asarray(images.load_image(pair.image, max_side))
-    if pair.mask is None:
-        return photo, np.zeros(photo.shape[:2], np.float32)
-    return photo, images.load_mask(pair.mask, photo.shape[:2], pair.mask_kind)
 
 
 def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
