@@ -7,7 +7,7 @@ nothing in it can run code.
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     content = {name: getattr(checkpoint, name) for name in PLAIN}
     content |= {"format": "unetlib-checkpoint", "version": 1, "model": model.spec}
     content["state_dict"] = {name: value.cpu() for name, value in model.state_dict().items()}
-    content["preprocess"] = checkpoint.preprocess.to_dict()
+    content["preprocess"] = asdict(checkpoint.preprocess)
     write_file(path, content)
     return path
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,7 @@ def _trace(checkpoint: Any) -> tuple[Any, dict[str, Any]]:
         del part.metadata_props[:]  # the exporter's notes, with paths of this machine
     name = getattr(network, "spec", {}).get("name", type(network).__name__)
     facts = {"format": FORMAT, "version": 1, "model": name, "epoch": checkpoint.epoch}
-    facts |= {"metrics": checkpoint.metrics, "preprocess": checkpoint.preprocess.to_dict()}
+    facts |= {"metrics": checkpoint.metrics, "preprocess": asdict(checkpoint.preprocess)}
     return proto, facts
 
 

@@ -38,10 +38,6 @@ class Preprocess:
         scale = side / short if long < side or short > side else 1
         return tuple(max(32, int(n * scale) // 32 * 32) for n in (height, width))
 
-    def to_dict(self) -> dict:
-        """Plain lists and numbers, for a checkpoint or JSON."""
-        return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
-
 
 def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """uint8 (H, W, 3) photo -> float32 (3, *preprocess.size).
