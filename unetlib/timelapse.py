@@ -1,6 +1,6 @@
 """How the predictions for a few photos change while a network learns: frames, GIFs and MP4s.
 
-folder/sample_00/epoch_000.png    [ input | ground truth | prediction ], 000 = before training
+folder/sample_00/epoch_000.png    [ photo | true mask | prediction ], 000 = before training
 folder/sample_00/scores.csv       epoch, iou, core, edge, thin: the IoU of all, and of parts
 """
 
@@ -57,7 +57,7 @@ class Timelapse:
             ious[~masks.any(axis=(1, 2))] = np.nan  # a part that this mask does not have
             caption = f"{f'epoch {epoch}' if epoch else 'before training'}, IoU {ious[0]:.2f}"
             with whole(sample / f"epoch_{epoch:03d}.png") as part:
-                tiles = {"input": self.photos[i], "ground truth": self.mattes[i], caption: soft}
+                tiles = {"photo": self.photos[i], "true mask": self.mattes[i], caption: soft}
                 side = max(TILE, truth.shape[1] // 2 * 2)  # even, as films are
                 contact_sheet(tiles, 3, 3 * (side + GAP)).save(part, "PNG")
             table = pd.DataFrame({"epoch": epoch, **dict(zip(parts, ious, strict=True))}, [0])

@@ -52,10 +52,10 @@ def unet() -> None:
     axis.text(x - 0.5, -7.95, "1024", ha="center", va="top", fontsize=12)
     y, side = -7.6, 6
     for level in (3, 2, 1, 0):
-        channels, target, left = LEVELS[level][0], depths[level], x + 0.7
+        channels, target, left = LEVELS[level][0], depths[level], x + 0.85
         joined = left + WIDTHS[channels]
         foot = target - height_of(2 * side) / 2
-        arrow(axis, (x - 0.1, y + height_of(side) / 2), (joined + 0.1, foot - 0.08), GREEN)
+        arrow(axis, (x + 0.06, y + height_of(side) / 2 - 0.15), (joined + 0.1, foot - 0.08), GREEN)
         arrow(axis, (skips[level] + 0.1, target), (left - 0.1, target), GREY)
         y, side = target, 2 * side
         box(axis, left, y, channels, side, PALE_BLUE)
@@ -64,15 +64,15 @@ def unet() -> None:
         axis.text(
             joined, y + height_of(side) / 2 + 0.08, text, ha="center", va="bottom", fontsize=12
         )
-        arrow(axis, (end + 0.1, y), (end + 0.75, y), BLUE)
-        x = box(axis, end + 0.85, y, channels, side, ORANGE, channels)
+        arrow(axis, (end + 0.1, y), (end + 0.95, y), BLUE)
+        x = box(axis, end + 1.05, y, channels, side, ORANGE, channels)
     arrow(axis, (x + 0.1, 0), (x + 0.75, 0), "black")
     box(axis, x + 0.85, 0, 1, 96, GREY, "1")
     keys = {
         BLUE: "two 3×3 convolutions, batch norm, ReLU",
-        PINK: "max pooling: half the side",
+        PINK: "max pooling: half the side; then the two convolutions",
         GREEN: "transposed convolution: twice the side, half the channels",
-        GREY: "skip: the features are set beside (concatenation)",
+        GREY: "skip: the features are concatenated",
         "black": "1×1 convolution: one logit for each pixel",
     }
     for k, (colour, text) in enumerate(keys.items()):
