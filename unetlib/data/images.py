@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import cv2
@@ -21,7 +20,7 @@ FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "H
 SUFFIXES = {end for end, format in Image.registered_extensions().items() if format in FORMATS}
 SUFFIXES |= {".avif", ".heic", ".heif", ".hif"}
 KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
-if find_spec("pillow_heif"):  # photos of iPhones, where the user has installed it
+with suppress(ImportError):  # photos of iPhones, where the user has installed it
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -58,9 +57,8 @@ def load_image(source: Any, max_side: int | None = None) -> Image.Image:
     header; OSError and MemoryError where that is no fault of the picture.
     """
     with opened(source) as image:
-        if max_side and image is not source and image.format in ("JPEG", "MPO"):
-            longer = max(image.size)
-            image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
+        if max_side and image is not source:
+            image.draft(None, fit_within(image.size, max_side))  # JPEGs alone heed it
         picture = _rgb(_upright(image))
         return picture.copy() if picture is source else picture
 
@@ -80,7 +78,7 @@ def open_photo(source: Any) -> Photo:
         picture, alpha, frames = _upright(image), None, 1
         if picture.has_transparency_data:
             alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-            alpha = None if alpha.min() == 255 else alpha
+            alpha = alpha if alpha.min() < 255 else None
         rgb = np.asarray(_rgb(picture))
         if image.format != "MPO":  # phones add to a JPEG what makes it one: no other picture
             with suppress(Exception):  # of what is behind the first picture, nothing is needed
@@ -97,9 +95,9 @@ def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.nd
             raise ImageError("it has no transparency: a cut-out needs an alpha channel")
     if not isinstance(size, tuple):
         size = fit_within(picture.size[::-1], size or max(picture.size))
-    near = min(picture.height, 2 * size[0]), min(picture.width, 2 * size[1])  # cleaned at this
-    cleaned = clean_cutout(resize_cutout(picture, near))  # size it is as good as in full
-    return resize_cutout(Image.fromarray(cleaned), size)
+    picture.thumbnail((2 * size[1], 2 * size[0]))  # cleaned at this size it is as good as in full
+    cleaned = Image.fromarray(clean_cutout(np.asarray(picture)))
+    return np.array(cleaned.resize(size[::-1], Image.Resampling.HAMMING))  # colours count by alpha
 
 
 def clean_cutout(rgba: np.ndarray) -> np.ndarray:
@@ -108,12 +106,6 @@ def clean_cutout(rgba: np.ndarray) -> np.ndarray:
     colours, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
     cleaned = estimate_foreground(colours, alpha / np.float32(255), background_kept=False)
     return np.dstack([cleaned, alpha])
-
-
-def resize_cutout(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """`resize` for RGBA pictures, whose colours count by alpha -> uint8 (H, W, 4)."""
-    values = resize(np.asarray(picture.convert("RGBa")), size)
-    return np.array(Image.frombytes("RGBa", size[::-1], values.tobytes()).convert("RGBA"))
 
 
 def image_size(source: Any) -> tuple[int, int]:
@@ -202,22 +194,21 @@ def opened(source: Any) -> Iterator[Image.Image]:
         yield image
     except UnidentifiedImageError as error:
         file.seek(0)
-        head = file.read(12)
-        heic = head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms")  # heic, mif1, msf1
+        heic = file.read(10)[4:] in (b"ftyphe", b"ftypmi", b"ftypms")  # heic, mif1, msf1
         if heic and "HEIF" not in Image.OPEN:
             raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
+    except ImageError as error:
+        raise type(error)(f"{place}{error}") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        if isinstance(error, ImageError):
-            raise type(error)(f"{place}{error}") from error
         if getattr(error, "errno", None) is not None:
             raise
-        try:  # decoders that get too little of it call the file damaged
+        try:  # decoders that get too little memory call the file damaged
+            if isinstance(error, MemoryError):
+                raise
             np.empty(4 * MAX_PIXELS, np.uint8)
-        except MemoryError:
-            error = MemoryError()
-        if isinstance(error, MemoryError):
-            raise MemoryError(f"{place}out of memory") from error
+        except MemoryError as full:
+            raise MemoryError(f"{place}out of memory") from full
         damage = f"damaged or truncated image ({error or type(error).__name__})"
         raise ImageError(place + damage) from error
     finally:
@@ -242,8 +233,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """A decoded picture of any mode in RGB, CMYK by its profile if it has one."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image  # of a large photo a copy takes long
     if image.mode[0] in "FI":
         image = Image.fromarray(np.rint(_unit_range(np.asarray(image)) * 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -253,7 +242,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         with suppress(ImageCms.PyCMSError, OSError):  # a profile that is none
             given, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, given, screen, outputMode="RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # of a large one a copy is slow
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:
