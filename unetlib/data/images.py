@@ -87,8 +87,10 @@ def open_photo(source: Any) -> Photo:
 
 
 def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
-    """A cut-out: uint8 (H, W, 4), straight alpha, upright, cleaned, resized to `size` (H, W) or to
-    at most `size` at its longer side. ImageError where it is opaque: it would be a rectangle."""
+    """A cut-out: uint8 (H, W, 4), straight alpha, upright, resized to `size` (H, W) or to at most
+    `size` at its longer side. Its soft edge has the foreground's own colours, without the fringe of
+    the old background, which a network would learn to look for. ImageError where it is opaque: it
+    would be a rectangle."""
     with opened(source) as image:
         picture = _upright(image).convert("RGBA")
         if picture.getextrema()[3][0] == 255:
@@ -96,16 +98,11 @@ def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.nd
     if not isinstance(size, tuple):
         size = fit_within(picture.size[::-1], size or max(picture.size))
     picture.thumbnail((2 * size[1], 2 * size[0]))  # cleaned at this size it is as good as in full
-    cleaned = Image.fromarray(clean_cutout(np.asarray(picture)))
+    colours, alpha = picture.convert("RGB"), picture.getchannel("A")
+    colours = estimate_foreground(np.asarray(colours), np.asarray(alpha), background_kept=False)
+    cleaned = Image.fromarray(colours)
+    cleaned.putalpha(alpha)
     return np.array(cleaned.resize(size[::-1], Image.Resampling.HAMMING))  # colours count by alpha
-
-
-def clean_cutout(rgba: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 4) with the foreground's own colours in its soft edge: without the fringe of the
-    old background, which a network would learn to look for."""
-    colours, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
-    cleaned = estimate_foreground(colours, alpha / np.float32(255), background_kept=False)
-    return np.dstack([cleaned, alpha])
 
 
 def image_size(source: Any) -> tuple[int, int]:

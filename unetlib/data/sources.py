@@ -69,7 +69,8 @@ def unpack(archive: Path, folder: Path) -> None:
                     file.extractall(work)
             Path(work, folder.name).rename(folder)
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
-        raise DownloadError(f"{archive} cannot be unpacked into {folder}: {error}") from error
+        text = f"{archive} cannot be unpacked into {folder}: {error}"
+        raise DownloadError(f"{text}. Delete it to download it again") from error
 
 
 def coco(root=None) -> Found:
