@@ -265,6 +265,12 @@ def test_pictures(clean, data):
     assert examine(clean).figure(4, 2).height > examine(clean).figure(4, 4).height
 
 
+def test_a_manifest_stays_when_photos_that_it_names_are_gone(data):
+    (data / "manifest.csv").write_text(f"id,group\n{Set(data).id(3)},anna\nnobody,anna\n")
+    (issue,) = examine(data).issues
+    assert issue.kind == "not used" and not issue.spare
+
+
 # --- the command: pages, exit codes, quarantine ---------------------------------------------------
 
 

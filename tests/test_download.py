@@ -8,8 +8,8 @@ import zipfile
 import pytest
 from loopback import BODY
 
-from unetlib.data.download import ATTEMPTS, DownloadError, fetch
 from unetlib.data.sources import unpack
+from unetlib.paths import ATTEMPTS, DownloadError, fetch
 
 SHA = hashlib.sha256(BODY).hexdigest()
 
@@ -67,19 +67,21 @@ def archive(path, files: dict[str, bytes]):
     return path
 
 
-def test_unpack_leaves_out_what_macos_adds_and_overwrites_nothing(tmp_path):
+def test_unpack_takes_the_folder_alone_and_overwrites_nothing(tmp_path):
     files = {"set/a.txt": b"1", "set/deep/b.txt": b"2", "__MACOSX/set/._a.txt": b"3"}
     path, out = archive(tmp_path / "a.zip", files), tmp_path / "out"
-    unpack(path, out)
+    with pytest.raises(DownloadError, match="cannot be unpacked .*other"):
+        unpack(path, out / "other")
+    unpack(path, out / "set")
     assert [p.name for p in out.iterdir()] == ["set"]
     assert (out / "set/deep/b.txt").read_bytes() == b"2"
     (out / "set/a.txt").write_bytes(b"precious")
-    with pytest.raises(DownloadError, match="is already there"):
-        unpack(path, out)
+    with pytest.raises(DownloadError, match="cannot be unpacked"):
+        unpack(path, out / "set")
     assert (out / "set/a.txt").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("name", ["set/a.txt", "../x", "/x"])
+@pytest.mark.parametrize("name", ["set/a.txt", "../x", "/set/x"])
 def test_tar_archives(tmp_path, name):
     info = tarfile.TarInfo(name)
     info.size = 5
@@ -87,17 +89,17 @@ def test_tar_archives(tmp_path, name):
         tar.addfile(info, io.BytesIO(b"hello"))
     if name == "../x":
         with pytest.raises(DownloadError, match="outside"):
-            unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+            unpack(tmp_path / "a.tar.gz", tmp_path / "out/set")
     else:  # an absolute name is taken as a relative one
-        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out/set")
         assert (tmp_path / "out" / name.strip("/")).read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize("name", ["../x", "set/../../x", "/x", "..\\x", "C:\\x", "C:x"])
 def test_what_climbs_is_refused(tmp_path, name):
-    path = archive(tmp_path / "a.zip", {"good.txt": b"1", name: b"2"})
+    path = archive(tmp_path / "a.zip", {"set/good.txt": b"1", name: b"2"})
     with pytest.raises(DownloadError, match="cannot be unpacked .*leads out"):
-        unpack(path, tmp_path / "out")
+        unpack(path, tmp_path / "out/set")
     assert list((tmp_path / "out").iterdir()) == [] and len(list(tmp_path.iterdir())) == 2
 
 
@@ -111,5 +113,5 @@ def test_damaged_archives(tmp_path, damage):
     damaged = {"cut": content[:3000], "flip": content, "html": b"<html>404</html>"}
     path.write_bytes((damaged | {"password": locked})[damage])
     with pytest.raises(DownloadError, match="cannot be unpacked"):
-        unpack(path, tmp_path / "out")
+        unpack(path, tmp_path / "out/set")
     assert list((tmp_path / "out").iterdir()) == []

@@ -13,9 +13,9 @@ from PIL import Image
 
 from unetlib.app.cli import main
 from unetlib.checkpoint import load_checkpoint
-from unetlib.data.download import DownloadError
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError
+from unetlib.paths import DownloadError
 from unetlib.pretrained import NETWORKS, SHIPPED, find, name_of
 
 

@@ -12,7 +12,6 @@ import pytest
 from loopback import tree
 from PIL import Image
 
-from unetlib.data.download import ATTEMPTS, DownloadError
 from unetlib.data.pairs import DataError, split_fraction
 from unetlib.data.sources import (
     Term,
@@ -23,6 +22,7 @@ from unetlib.data.sources import (
     published,
     read_spec,
 )
+from unetlib.paths import ATTEMPTS, DownloadError
 
 TWENTY = [f"p{i}" for i in range(20)]
 
@@ -152,6 +152,7 @@ def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
         ("0*folder", "is not"),
         ("folder:x?b", "is not .*KEY=VALUE"),
         ("folder:x?colour=red", "takes groups=TEXT, mask_kind=auto\\|.*, not 'colour=red'"),
+        ("folder:x?colour=", "takes .*, not 'colour='"),
         ("folder:x?seed=1&root=2", "not 'seed=1'"),
         ("folder:x?groups=[0-9]*([0-9])", "no photos with masks"),
         ("synthetic:x?count=much", "count=NUMBER.*not 'count=much'"),

@@ -1,4 +1,5 @@
-"""Where things are, so that notebooks, commands and tests agree from any working directory."""
+"""Where things are, so that notebooks, commands and tests agree from any working directory; files
+that are written or downloaded as a whole or not at all."""
 
 import codecs
 import hashlib
@@ -9,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
+ATTEMPTS = 3  # at a download
+
 
 def project_root() -> Path:
     """The folder that `data/` and `outputs/` belong to: the environment variable UNETLIB_ROOT if
@@ -18,6 +21,11 @@ def project_root() -> Path:
         return typed(chosen).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: the environment variable UNETLIB_CACHE, else ~/.cache/unetlib."""
+    return Path(os.environ.get("UNETLIB_CACHE") or "~/.cache/unetlib").expanduser()
 
 
 def typed(path: str | os.PathLike) -> Path:
@@ -101,3 +109,25 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write the whole file or nothing."""
     with whole(path) as part:
         part.write_bytes(content)
+
+
+class DownloadError(RuntimeError):
+    """A download that did not come through; the message says what to do by hand."""
+
+
+def fetch(url: str, path: str | Path, sha256: str = "") -> Path:
+    """Downloads `url` to `path` and returns it; a file that is there (and right) is kept.
+
+    Raises DownloadError after ATTEMPTS in vain, for a wrong SHA-256, and where it cannot write.
+    """
+    import pooch
+
+    path, known = Path(path), f"sha256:{sha256}" if sha256 else None
+    pooch.get_logger().setLevel("ERROR")  # the last error is told below
+    how = {"urls": {path.name: url}, "registry": {path.name: known}}
+    files = pooch.create(path.parent, "", retry_if_failed=ATTEMPTS - 1, **how)
+    try:
+        return Path(files.fetch(path.name, progressbar=True))
+    except (OSError, ValueError) as error:  # of the network, of the disk; another SHA-256
+        advice = f"Try again later, or save it as {path}"
+        raise DownloadError(f"could not download {url}: {error}. {advice}") from error

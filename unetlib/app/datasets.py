@@ -1,7 +1,6 @@
 """The commands about datasets: `unetlib check` says what is wrong, `unetlib prepare` copies one."""
 
 import csv
-import errno
 import io
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
-from unetlib.paths import resolve, typed, write_whole
+from unetlib.paths import resolve, typed, whole, write_whole
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a dataset.")
@@ -50,10 +49,12 @@ def check(folder, quarantine) -> None:
 
 def move(report, away: Path) -> None:
     """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason."""
-    spare = [(pair, issue) for issue in report.issues for pair in issue.spare]  # the worst first
-    for path, issue in [(path, issue) for pair, issue in spare for path in (pair.image, pair.mask)]:
-        if path and os.path.lexists(path):
-            target = away / path.absolute().relative_to(report.root.absolute())
+    for issue in report.issues:  # the worst first
+        for path in [path for pair in issue.spare for path in (pair.image, pair.mask)]:
+            # gone already, for a worse issue; or not a file of the set, as masks that we drew
+            if not (path and os.path.lexists(path) and path.is_relative_to(report.root)):
+                continue
+            target = away / path.relative_to(report.root)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
@@ -88,7 +89,6 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     there = any(p.is_file() for side in ("train", "val") for p in (target / side).rglob("[!.]*"))
     if there and not (record.is_file() and record.read_text() == request):
         raise DataError(f"{target} has photos that this command did not put there: change --into")
-    target.mkdir(parents=True, exist_ok=True)
     write_whole(record, request.encode())
     plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
     with ThreadPoolExecutor() as pool:
@@ -119,17 +119,15 @@ def copy(pair, target: Path, size: int | None) -> str:
         return ""
     try:
         rgb, soft = pair.load(size)
-        shape, content = fit_within(soft.shape, size or max(soft.shape)), pair.image.read_bytes()
+    except (ImageError, OSError) as error:
+        return f"{pair.id}: {error}"
+    shape = fit_within(soft.shape, size or max(soft.shape))
+    with whole(photo) as part:
         if drawn:
             picture = Image.fromarray(resize(rgb, shape))
-            picture.save(file := io.BytesIO(), "JPEG", quality=95, subsampling=0)
-            content = file.getvalue()
-        soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
-        for path, data in ((photo, content), (mask, encode(soft))):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, data)
-    except (ImageError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise  # a full disk stops it all
-        return f"{pair.id}: {error}"
+            picture.save(part, "JPEG", quality=95, subsampling=0)
+        else:
+            shutil.copyfile(pair.image, part)
+    soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
+    write_whole(mask, encode(soft))
     return ""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from unetlib.data.folders import Found
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
-from unetlib.data.pairs import Pair, Skipped, Source, split_fraction
+from unetlib.data.pairs import Pair, Source, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
@@ -51,7 +51,7 @@ ERRORS = [*ADVICE][:14]
 
 
 class Issue(NamedTuple):
-    """Something wrong with `pairs`. `spare`: whose files would have to go, never "not read"."""
+    """Something wrong with `pairs`. `spare`: whose files would have to go."""
 
     kind: str
     reason: str
@@ -117,7 +117,6 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
         looks = pool.map(look, work.values(), [side for _, side in work])
         looks = [*tqdm(looks, "checking photos", len(work), delay=2)]
     issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
-    issues = [i._replace(spare=()) if i.kind == "not read" else i for i in issues]
     issues.sort(key=lambda issue: [*ADVICE].index(issue.kind))
     return Report(found.root, found.sides, issues)
 
@@ -129,7 +128,6 @@ class Look:
     pair: Pair
     side: str
     issue: Issue | None = None
-    photo: str = ""  # sum of the file's bytes
     mask: str = ""  # sum of its levels, whatever the file's format
     slopes: np.ndarray = field(default_factory=lambda: np.zeros((2, 144), np.float32))
 
@@ -138,7 +136,7 @@ def look(pair: Pair, side: str) -> Look:
     """Decodes a pair, the photo as small as JPEG allows, which notices a file that is cut off."""
     seen, path, problem = Look(pair, side), pair.image, None
     try:
-        seen.photo, photo = sha256(path), load_image(path, 128)
+        photo = load_image(path, 128)
         seen.slopes = slopes(photo)
         if np.std(photo.resize((64, 64), Image.Resampling.BOX), (0, 1)).max() < 1.5:
             problem = "blank photo", "of one colour"
@@ -150,12 +148,12 @@ def look(pair: Pair, side: str) -> Look:
             by_colour = pair.mask_kind in ("auto", "matte") and picture.alpha is None
             seen.mask = hashlib.sha256(matte[rows].tobytes()).hexdigest()
             problem = mask_problem(matte[rows], picture.rgb[rows] if by_colour else None)
-    except ImageError as error:
-        problem = "unreadable", str(error).removeprefix(f"{path}: ")
-    except (OSError, MemoryError, RuntimeError, cv2.error) as error:  # the file may be sound
-        problem = "not read", str(error).removeprefix(f"{path}: ").strip() or "out of memory"
+    except (ImageError, OSError, MemoryError, RuntimeError, cv2.error) as error:
+        kind = "unreadable" if isinstance(error, ImageError) else "not read"
+        problem = kind, str(error).removeprefix(f"{path}: ").strip() or "out of memory"
     if problem:
-        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), (pair,))
+        spare = () if problem[0] == "not read" else (pair,)  # the file may be sound
+        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), spare)
     return seen
 
 
@@ -205,13 +203,13 @@ def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
 
 def file_issues(found: Found) -> Iterator[Issue]:
     """What was not taken as a pair, sides that are empty, and groups and ids on both sides."""
-    errors: list[OSError] = []
-    list(os.walk(found.root, onerror=errors.append))  # also folders that no pair was looked for in
-    unlisted = [Skipped(Path(e.filename), str(e.strerror), "not read") for e in errors]
-    for skip in dict.fromkeys([*unlisted, *found.skipped]):  # each folder once
+    unlisted = any(skip.kind == "not read" and skip.path.is_dir() for skip in found.skipped)
+    for skip in found.skipped:
         kind = skip.kind if skip.kind in ADVICE else "not used"
-        # what goes with a lone file may lie in a folder that could not be listed
-        spare = () if unlisted else (Pair("", skip.path, None),)
+        # What goes with a lone file may lie in a folder that could not be listed. Also kept are
+        # files that may be sound, folders, and a manifest that says more than is needed.
+        kept = unlisted or skip.kind in ("not read", "not used")
+        spare = () if kept else (Pair("", skip.path, None),)
         yield Issue(kind, f"{skip.path}: {skip.reason}", (), spare)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
@@ -227,35 +225,27 @@ def file_issues(found: Found) -> Iterator[Issue]:
 
 def copies(looks: Sequence[Look]) -> Iterator[Issue]:
     """The same photo, or nearly the same, several times; the same mask for different photos."""
+    views, first = np.array([one.slopes for one in looks]), []
     scenes, masks = defaultdict(list), defaultdict(dict)
-    for scene, one in zip(same_scene(looks), looks, strict=True):
-        scenes[scene].append(one)
+    for i, one in enumerate(looks):
+        likeness = (views[:i, 0] @ views[i].T).max(axis=1)  # as it is, or mirrored
+        earlier = np.flatnonzero(likeness >= ALIKE)
+        first.append(first[earlier[0]] if len(earlier) else i)  # its scene: the first that shows it
+        scenes[first[i]].append(one)
         if one.mask and not one.issue:  # empty masks are all the same
-            masks[one.mask].setdefault(scene, one.pair)
-    for scene in scenes.values():
-        scene.sort(key=lambda one: one.side)  # train before val
-        across, photos, spare = scene[0].side != scene[-1].side, set(), []
-        for one in scene:  # would have to go: the same bytes again, and across the split all of val
-            if one.photo in photos or (across and one.side == "val"):
-                spare.append(one.pair)
-            photos.add(one.photo)
-        groups = {one.pair.group or one.pair.id for one in scene}
+            masks[one.mask].setdefault(first[i], one.pair)
+    for scene in (scene for scene in scenes.values() if len(scene) > 1):
+        pairs = tuple(one.pair for one in scene)
+        late = tuple(one.pair for one in scene if one.side == "val")
+        across = 0 < len(late) < len(pairs)
+        kept = {sha256(pair.image): pair for pair in reversed(pairs)}  # the first of the same bytes
+        spare = late if across else tuple(pair for pair in pairs if pair not in kept.values())
+        groups = {pair.group or pair.id for pair in pairs}
         if spare or len(groups) > 1:  # within a group, photos are expected to be alike
-            kind = "near copy" if len(photos) > 1 else "same photo"
-            reason = ", ".join(str(one.pair.image) for one in scene)
-            pairs = tuple(one.pair for one in scene)
-            yield Issue(kind + " in train and val" * across, reason, pairs, tuple(spare))
+            kind = "near copy" if len(kept) > 1 else "same photo"
+            reason = ", ".join(str(pair.image) for pair in pairs)
+            yield Issue(kind + " in train and val" * across, reason, pairs, spare)
     for same in masks.values():
         if len(same) > 1:
             reason = ", ".join(str(pair.mask) for pair in same.values())
             yield Issue("same mask", reason, tuple(same.values()))
-
-
-def same_scene(looks: Sequence[Look]) -> list[int]:
-    """For each photo the number of the first one that shows the same, which may be its own."""
-    views, first = np.array([one.slopes for one in looks]), []
-    for i in range(len(looks)):
-        likeness = (views[:i, 0] @ views[i].T).max(axis=1)  # as it is, or mirrored
-        earlier = np.flatnonzero(likeness >= ALIKE)
-        first.append(first[earlier[0]] if len(earlier) else i)
-    return first

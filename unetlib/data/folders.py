@@ -7,8 +7,10 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unetlib.data import images
 from unetlib.data.pairs import (
@@ -20,7 +22,7 @@ from unetlib.data.pairs import (
     match_pairs,
     split_pairs,
 )
-from unetlib.matting import composite
+from unetlib.matting import composite, estimate_foreground
 from unetlib.paths import find_input, read_text
 
 LAYOUT = (
@@ -53,9 +55,26 @@ class CutOutPair(Pair):
     background: Path
 
     def load(self, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        rgba = images.load_cutout(self.image, max_side)
+        rgba = load_cutout(self.image, max_side)
         behind = np.asarray(images.load_image(self.background, max(rgba.shape[:2])))
         return composite(rgba, behind), rgba[..., 3].astype(np.float32) / 255
+
+
+def load_cutout(source: Any, max_side: int | None = None) -> np.ndarray:
+    """A cut-out: uint8 (H, W, 4), straight alpha, upright, its longer side at most `max_side`. Its
+    soft edge has the foreground's own colours, without the fringe of the old background, which a
+    network would learn to look for. ImageError where it is opaque: it would be a rectangle."""
+    with images.opened(source) as image:
+        picture = images.upright(image).convert("RGBA")
+        if picture.getextrema()[3][0] == 255:
+            raise images.ImageError("it has no transparency: a cut-out needs an alpha channel")
+    size = images.fit_within(picture.size, max_side or max(picture.size))
+    picture.thumbnail((2 * size[0], 2 * size[1]))  # cleaned at this size it is as good as in full
+    colours, alpha = picture.convert("RGB"), picture.getchannel("A")
+    colours = estimate_foreground(np.asarray(colours), np.asarray(alpha), background_kept=False)
+    cleaned = Image.fromarray(colours)
+    cleaned.putalpha(alpha)
+    return np.array(cleaned.resize(size, Image.Resampling.HAMMING))  # colours count by alpha
 
 
 @dataclass

@@ -5,14 +5,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
-
-from unetlib.matting import estimate_foreground
 
 MAX_PIXELS = 200_000_000
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns of what phones take today: `opened` refuses instead
@@ -21,7 +18,7 @@ FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "H
 SUFFIXES = {end for end, format in Image.registered_extensions().items() if format in FORMATS}
 SUFFIXES |= {".avif", ".heic", ".heif", ".hif"}
 KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, AVIF; HEIC after pip install pillow-heif"
-if find_spec("pillow_heif"):  # photos of iPhones, where the user has installed it
+with suppress(ImportError):  # photos of iPhones, where the user has installed it
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -58,10 +55,9 @@ def load_image(source: Any, max_side: int | None = None) -> Image.Image:
     header; OSError and MemoryError where that is no fault of the picture.
     """
     with opened(source) as image:
-        if max_side and image is not source and image.format in ("JPEG", "MPO"):
-            longer = max(image.size)
-            image.draft(None, tuple(max(1, n * max_side // longer) for n in image.size))
-        picture = _rgb(_upright(image))
+        if max_side and image is not source:
+            image.draft(None, fit_within(image.size, max_side))  # JPEGs alone heed it
+        picture = _rgb(upright(image))
         return picture.copy() if picture is source else picture
 
 
@@ -77,43 +73,15 @@ def open_photo(source: Any) -> Photo:
     with opened(source) as image:
         icc = image.info.get("icc_profile") or b""
         icc = icc if image.mode in ("RGB", "RGBA", "P", "PA") and icc[16:20] == b"RGB " else None
-        picture, alpha, frames = _upright(image), None, 1
+        picture, alpha, frames = upright(image), None, 1
         if picture.has_transparency_data:
             alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-            alpha = None if alpha.min() == 255 else alpha
+            alpha = alpha if alpha.min() < 255 else None
         rgb = np.asarray(_rgb(picture))
         if image.format != "MPO":  # phones add to a JPEG what makes it one: no other picture
             with suppress(Exception):  # of what is behind the first picture, nothing is needed
                 frames = image.n_frames
         return Photo(rgb, alpha, icc, frames)
-
-
-def load_cutout(source: Any, size: int | tuple[int, int] | None = None) -> np.ndarray:
-    """A cut-out: uint8 (H, W, 4), straight alpha, upright, cleaned, resized to `size` (H, W) or to
-    at most `size` at its longer side. ImageError where it is opaque: it would be a rectangle."""
-    with opened(source) as image:
-        picture = _upright(image).convert("RGBA")
-        if picture.getextrema()[3][0] == 255:
-            raise ImageError("it has no transparency: a cut-out needs an alpha channel")
-    if not isinstance(size, tuple):
-        size = fit_within(picture.size[::-1], size or max(picture.size))
-    near = min(picture.height, 2 * size[0]), min(picture.width, 2 * size[1])  # cleaned at this
-    cleaned = clean_cutout(resize_cutout(picture, near))  # size it is as good as in full
-    return resize_cutout(Image.fromarray(cleaned), size)
-
-
-def clean_cutout(rgba: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 4) with the foreground's own colours in its soft edge: without the fringe of the
-    old background, which a network would learn to look for."""
-    colours, alpha = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
-    cleaned = estimate_foreground(colours, alpha / np.float32(255), background_kept=False)
-    return np.dstack([cleaned, alpha])
-
-
-def resize_cutout(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """`resize` for RGBA pictures, whose colours count by alpha -> uint8 (H, W, 4)."""
-    values = resize(np.asarray(picture.convert("RGBa")), size)
-    return np.array(Image.frombytes("RGBa", size[::-1], values.tobytes()).convert("RGBA"))
 
 
 def image_size(source: Any) -> tuple[int, int]:
@@ -150,7 +118,7 @@ def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "aut
         raise ValueError(f"mask kind '{kind}' is unknown: use one of {', '.join(MASK_KINDS)}")
     with opened(source) as image:
         exact = kind == "auto" and image.format not in ("JPEG", "MPO")
-        values = _mask_values(_upright(image), kind)
+        values = _mask_values(upright(image), kind)
         if kind == "labels" or (exact and values.dtype.kind in "ui" and values.max() == 1):
             values = values != 0
         if values.min() < -1e-5:  # a sigmoid may round to a bit beyond [0, 1]
@@ -202,22 +170,21 @@ def opened(source: Any) -> Iterator[Image.Image]:
         yield image
     except UnidentifiedImageError as error:
         file.seek(0)
-        head = file.read(12)
-        heic = head[4:8] == b"ftyp" and head[8:10] in (b"he", b"mi", b"ms")  # heic, mif1, msf1
+        heic = file.read(10)[4:] in (b"ftyphe", b"ftypmi", b"ftypms")  # heic, mif1, msf1
         if heic and "HEIF" not in Image.OPEN:
             raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
+    except ImageError as error:
+        raise type(error)(f"{place}{error}") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        if isinstance(error, ImageError):
-            raise type(error)(f"{place}{error}") from error
         if getattr(error, "errno", None) is not None:
             raise
-        try:  # decoders that get too little of it call the file damaged
+        try:  # decoders that get too little memory call the file damaged
+            if isinstance(error, MemoryError):
+                raise
             np.empty(4 * MAX_PIXELS, np.uint8)
-        except MemoryError:
-            error = MemoryError()
-        if isinstance(error, MemoryError):
-            raise MemoryError(f"{place}out of memory") from error
+        except MemoryError as full:
+            raise MemoryError(f"{place}out of memory") from full
         damage = f"damaged or truncated image ({error or type(error).__name__})"
         raise ImageError(place + damage) from error
     finally:
@@ -233,7 +200,7 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """ImageOps.exif_transpose would also write the EXIF block again, and fails where it is odd."""
     turn = TURNS.get(_orientation(image))
     image.load()
@@ -242,8 +209,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """A decoded picture of any mode in RGB, CMYK by its profile if it has one."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image  # of a large photo a copy takes long
     if image.mode[0] in "FI":
         image = Image.fromarray(np.rint(_unit_range(np.asarray(image)) * 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -253,7 +218,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         with suppress(ImageCms.PyCMSError, OSError):  # a profile that is none
             given, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, given, screen, outputMode="RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # of a large one a copy is slow
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:

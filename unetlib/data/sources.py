@@ -7,30 +7,25 @@ import re
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import cv2
 
 from unetlib.data import folders
-from unetlib.data.download import DownloadError, cache_dir, fetch
 from unetlib.data.folders import Found, find_dir
 from unetlib.data.images import MASK_KINDS
 from unetlib.data.pairs import DataError, Pair, Source, image_files, join
 from unetlib.errors import hint, need
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.paths import DownloadError, cache_dir, fetch, find_input, resolve, write_whole
 
 # Sets that others published. page: where one is had by hand; layout, mask_kind: see find_folder;
 # groups: see find_pairs; urls: of archives, with a folder in each; kaggle: its name there
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
-CLIMBS = re.compile(r"^[/\\]|:|(^|[/\\])\.\.([/\\]|$)")  # names that lead out of a folder
 
 
 def published(facts: dict, root=None) -> Found:
@@ -48,7 +43,7 @@ def published(facts: dict, root=None) -> Found:
             raise DownloadError(f"{page} could not be downloaded: {error}. {how}") from error
     for url, folder in {} if root else facts.get("urls", {}).items():
         if not (home / folder).is_dir():
-            unpack(archive := fetch(url, home / Path(url).name), home)
+            unpack(archive := fetch(url, home / Path(url).name), home / folder)
             archive.unlink()
     try:
         kind, layout = facts.get("mask_kind", "auto"), facts.get("layout", ())
@@ -57,29 +52,26 @@ def published(facts: dict, root=None) -> Found:
         raise DataError(f"{error}. {how}") from error
 
 
-def unpack(path, folder) -> None:
-    """Unpacks a zip or tar archive into `folder` without what macOS adds. Raises DownloadError for
-    damage, and for names that lead out of it or are there already. All is moved there at the end,
-    so that a kill leaves no half dataset."""
-    path, folder = Path(path), Path(folder)
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks `folder`, which must not be there yet, out of a zip or tar archive that has it at its
+    top: whole, also after a kill, or not at all. Raises DownloadError for damage, for names that
+    lead elsewhere, and for what lacks that folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as work:
-            if tarfile.is_tarfile(path):
-                with tarfile.open(path) as archive:
-                    archive.extractall(work, filter="data")  # refuses what leads out
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as work:
+            if tarfile.is_tarfile(archive):
+                with tarfile.open(archive) as tar:
+                    tar.extractall(work, filter="data")  # refuses what leads out
             else:
-                with zipfile.ZipFile(path) as archive:  # a link becomes a plain file
-                    if climbing := list(filter(CLIMBS.search, archive.namelist())):
-                        raise OSError(f"'{climbing[0]}' leads out of the folder")
-                    archive.extractall(work)
-            for item in Path(work).iterdir():
-                if (folder / item.name).exists():
-                    raise OSError(f"'{item.name}' is already there")
-                if item.name != "__MACOSX":
-                    item.replace(folder / item.name)
-    except DAMAGED as error:
-        raise DownloadError(f"{path} cannot be unpacked into {folder}: {error}") from error
+                with zipfile.ZipFile(archive) as file:  # a link becomes a plain file
+                    for name in map(PureWindowsPath, file.namelist()):  # C: and \ too
+                        if name.anchor or ".." in name.parts:
+                            raise OSError(f"'{name.as_posix()}' leads out of the folder")
+                    file.extractall(work)
+            Path(work, folder.name).rename(folder)
+    except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
+        text = f"{archive} cannot be unpacked into {folder}: {error}"
+        raise DownloadError(f"{text}. Delete it to download it again") from error
 
 
 def coco(root=None) -> Found:
@@ -95,7 +87,6 @@ def coco(root=None) -> Found:
     for file in sorted(found.root.glob("annotations/instances_*2017.json")):
         side = file.stem.removeprefix("instances_").removesuffix("2017")
         photos, masks = found.root / f"{side}2017", cache_dir() / "masks" / "coco" / side
-        masks.mkdir(parents=True, exist_ok=True)
         with redirect_stdout(io.StringIO()):
             annotations = COCO(file)
         pairs = found.sides.setdefault(side, [])
@@ -169,7 +160,7 @@ def read_spec(spec: str) -> list[Term]:
         args = dict(part.split("=", 1) for part in (found[4] or "").split("&") if part)
         takes = {"groups": "TEXT"} | KEYS.get(name, {})
         for key, value in args.items():
-            form = takes.get(key, "").replace("TEXT", ".+").replace("NUMBER", r"[1-9]\d*")
+            form = takes.get(key, "(?!)").replace("TEXT", ".+").replace("NUMBER", r"[1-9]\d*")
             if not re.fullmatch(form, value):
                 known = ", ".join(f"{key}={form}" for key, form in takes.items())
                 raise ValueError(f"source '{text}': {name} takes {known}, not '{key}={value}'")
@@ -240,9 +231,8 @@ def open_source(
         weight = (term.weight or 1.0) / len(sides[0]) if weighted else 1.0
         for pairs in sides if len(terms) > 1 else ():
             for i, pair in enumerate(pairs):
-                group = pair.group and f"{name}/{pair.group}"
-                facts = {"source": name, "weight": weight, "group": group}
-                pairs[i] = replace(pair, id=f"{name}/{pair.id}", **facts)
+                facts = {"source": name, "weight": weight, "id": f"{name}/{pair.id}"}
+                pairs[i] = replace(pair, group=pair.group and f"{name}/{pair.group}", **facts)
         names.append(name)
         roots.append(found.root)
         skipped += found.skipped

@@ -11,9 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unetlib.data.download import cache_dir, fetch
 from unetlib.errors import CheckpointError, hint
-from unetlib.paths import find_input, resolve
+from unetlib.paths import cache_dir, fetch, find_input, resolve
 
 SHIPPED = Path(__file__).parent
 
