@@ -12,8 +12,7 @@ from torch import nn
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
 from unetlib.data.preprocess import Preprocess
-from unetlib.device import choose_device, describe_device
-from unetlib.models import build_model
+from unetlib.models import build_model, choose_device, describe_device
 from unetlib.predict import MAX_SIZE, Predictor
 
 

@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Imports point upward only: a part uses what stands above it, not its neighbours of the same line.
 LAYERS = [
-    ["errors", "paths", "device"],
+    ["errors", "paths"],
     ["config"],
     ["models", "losses", "metrics", "matting", "plots"],
     ["scores"],

@@ -204,9 +204,7 @@ def dice_loss(answer):
     t[1] = 0  # an image without foreground
     found, right = answer(x, t), losses.dice_loss(x, t)
     pooled = losses.dice_loss(x.reshape(1, 1, 24, 8), t.reshape(1, 1, 24, 8))
-    if not torch.is_tensor(found):
-        yield "return one number as a tensor, the mean over the images"
-    if not found.requires_grad:
+    if not getattr(found, "requires_grad", False):
         yield "no gradient flows through it: no threshold, no .item(), no numpy on the way"
     yield compare(
         found,
@@ -252,9 +250,7 @@ def validate(answer):
 def which_run(answer):
     """03: which curves are those of few photos."""
     said = "".join(letter for letter in str(answer()).upper() if letter in "ABC")
-    if sorted(said) != ["A", "B", "C"]:
-        yield "return the three letters, such as 'ABC'"
-    if said[0] != "C":
+    if said[:1] != "C":
         yield "eight drawings are memorised at once: the two curves of that run are far apart"
     if said != "CAB":
         yield "the more drawings, the closer both curves stay together"
@@ -313,8 +309,6 @@ def foreground_colours(answer):
     red, green = np.array([220, 20, 20]), np.array([20, 220, 20])
     photo = np.rint(alpha[..., None] * red + (1 - alpha[..., None]) * green).astype(np.uint8)
     found = np.asarray(answer(photo, alpha))
-    if found.shape != photo.shape:
-        yield f"return an array {photo.shape}, this is {found.shape}"
     weight = np.where(alpha < 1, alpha, 0)[..., None]  # how much of a fringe is seen
     fringe, before = ((weight * np.abs(c - red)).sum() for c in (found.astype(float), photo))
     if fringe > 0.9 * before:

@@ -51,7 +51,7 @@ class TorchNetwork:
         import torch
 
         from unetlib.checkpoint import load_checkpoint
-        from unetlib.device import choose_device, describe_device
+        from unetlib.models import choose_device, describe_device
 
         device = choose_device(device)  # the cheaper check before the file is read
         if isinstance(checkpoint, Path):

@@ -30,10 +30,10 @@ from tqdm import tqdm
 from unetlib import checkpoint
 from unetlib.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from unetlib.config import TrainConfig
-from unetlib.device import choose_device
 from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
 from unetlib.metrics import count
+from unetlib.models import choose_device
 from unetlib.paths import only_writer
 
 BEST, LAST, STATE = "best_model.pth", "last_model.pth", "training_state.pth"

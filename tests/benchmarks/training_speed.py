@@ -17,9 +17,8 @@ import torch
 from unetlib.config import TrainConfig
 from unetlib.data.dataset import make_loaders
 from unetlib.data.sources import open_source
-from unetlib.device import choose_device, describe_device
 from unetlib.losses import build_loss
-from unetlib.models import build_model
+from unetlib.models import build_model, choose_device, describe_device
 from unetlib.training import fit, mixed_precision
 
 

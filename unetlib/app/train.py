@@ -171,9 +171,8 @@ def run_training(o: TrainOptions):
     from unetlib import pretrained, training
     from unetlib.data.dataset import make_loaders
     from unetlib.data.sources import absolute_spec, open_settings
-    from unetlib.device import choose_device, describe_device
     from unetlib.losses import build_loss
-    from unetlib.models import build_model, count_parameters
+    from unetlib.models import build_model, choose_device, count_parameters, describe_device
     from unetlib.timelapse import Timelapse
 
     out = resolve(o.outputs_dir)

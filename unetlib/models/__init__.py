@@ -1,8 +1,11 @@
-"""Image tensor -> logits. `build_model(name, **args)` makes any network of the project by name."""
+"""Image tensor -> logits: `build_model(name, **args)` makes any network of the project by name, and
+`choose_device` says where it runs."""
 
 import inspect
+import re
 from functools import partial
 
+import torch
 from torch import nn
 
 from unetlib.errors import hint
@@ -56,3 +59,27 @@ def build_model(name: str, **args) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """How many numbers training adjusts."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def choose_device(device: "str | torch.device" = "auto") -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1" or "mps" into a torch.device that exists: one that was
+    asked for and is not there is an error, never a slow fallback.
+
+    "auto" takes the fastest there is. Raises RuntimeError for one that this machine lacks, and
+    ValueError for a name that is no device.
+    """
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    there = [*["cuda"] * bool(gpus), *["mps"] * torch.backends.mps.is_available(), "cpu"]
+    name, found = str(device).strip().lower(), ", ".join([*there, *gpus])
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"unknown device {name!r}: use one of auto, cpu, cuda, mps")
+    if name not in ["auto", *there, *gpus]:
+        raise RuntimeError(f"device {name!r} was asked for, but PyTorch finds only {found}")
+    return torch.device(there[0] if name == "auto" else name)
+
+
+def describe_device(device: torch.device) -> str:
+    """A line for people: "cpu (8 threads)", "cuda:0 (NVIDIA T4)" or "mps"."""
+    if device.type == "cuda":
+        return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
