@@ -170,7 +170,7 @@ def run_training(o: TrainOptions):
 
     from unetlib import pretrained, training
     from unetlib.data.dataset import make_loaders
-    from unetlib.data.sources import absolute_spec, open_settings
+    from unetlib.data.sources import absolute_spec, balance, open_settings
     from unetlib.losses import build_loss
     from unetlib.models import build_model, choose_device, count_parameters, describe_device
     from unetlib.timelapse import Timelapse
@@ -190,8 +190,8 @@ def run_training(o: TrainOptions):
     where = (o.source, o.source_root, o.data_dir, o.count, o.image_size, o.seed)
     with state.main_process_first():  # who draws or downloads; the others find it done
         source = open_settings(*where, o.val_fraction, o.exclude)
-    how = (o.image_size, o.batch_size, o.augment, o.seed, o.workers, o.sampling)
-    loaders = make_loaders(source, *how)
+    source = replace(source, train=balance(source.train, o.sampling))
+    loaders = make_loaders(source, o.image_size, o.batch_size, o.augment, o.seed, o.workers)
     if state.is_main_process:
         click.echo(f"{source.describe()}\n{o.model}: {count_parameters(model):,} parameters")
         click.echo(f"on {state.num_processes} × {describe_device(state.device)}, into {out}")

@@ -62,10 +62,8 @@ class PairDataset(Dataset):
     [0, 1]. Random numbers depend on (seed, epoch, i, ...) alone: a photo that comes several times
     in an epoch as (epoch, i, 1), (epoch, i, 2), ... looks different each time.
 
-    `weights`: how often each pair is drawn, beside the others; `sampling` "source", "tags" or
-    "foreground" gives each source, set of tags, or fifth of the range of shares as much as others.
-    A set that fits into MEMORY_BYTES is decoded once. Raises ImageError for a file that cannot be
-    decoded.
+    `weights`: how often each pair is drawn, beside the others. A set that fits into MEMORY_BYTES is
+    decoded once. Raises ImageError for a file that cannot be decoded.
     """
 
     def __init__(
@@ -74,7 +72,6 @@ class PairDataset(Dataset):
         preprocess: Preprocess,
         augment: str = "none",
         seed: int = 0,
-        sampling: str = "uniform",
     ):
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
@@ -83,9 +80,6 @@ class PairDataset(Dataset):
         self._transform = build_augmentation(augment, preprocess.size)
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
         self.weights = np.array([pair.weight for pair in self.pairs], np.float64)
-        if sampling != "uniform":  # each class of photos as often as any other
-            classes = self._classes(sampling)
-            self.weights /= np.bincount(classes, self.weights)[classes]
 
     @property
     def identity(self) -> str:
@@ -131,14 +125,6 @@ class PairDataset(Dataset):
         both = self._transform(image=image, mask=mask)
         return both["image"], both["mask"]
 
-    def _classes(self, sampling: str) -> np.ndarray:
-        """A number for each pair, the same for pairs of one class."""
-        if sampling == "foreground":
-            shares = np.array([self.arrays(n)[1].mean() for n in range(len(self))])
-            return np.digitize(shares, np.linspace(shares.min(), shares.max(), 6)[1:-1])
-        names = [p.source if sampling == "source" else str(sorted(p.tags)) for p in self.pairs]
-        return np.unique(names, return_inverse=True)[1]
-
 
 class EpochSampler(Sampler):
     """Yields (epoch, index, how often it came before in it), as many as there are `weights`, each
@@ -174,7 +160,6 @@ def make_loaders(
     augment: str = "light",
     seed: int = 0,
     workers: int = -1,
-    sampling: str = "uniform",
 ) -> tuple[DataLoader, DataLoader | None]:
     """(train_loader, val_loader) of (N, 3, H, W) and (N, 1, H, W) float32 batches; val_loader is
     None without val pairs.
@@ -187,7 +172,7 @@ def make_loaders(
     gpu = torch.cuda.is_available()
 
     def load(pairs: Sequence[Pair], train: bool) -> DataLoader:
-        how = (augment, seed, sampling) if train else ("none", seed)
+        how = (augment, seed) if train else ("none", seed)
         dataset = PairDataset(pairs, Preprocess(size), *how)
         # into the cache now: workers share it, and a damaged file is named before training starts
         for n in trange(len(pairs) if dataset.cached else 0, desc="decoding", delay=1, leave=False):

@@ -7,7 +7,7 @@ import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 
 from unetlib.data import folders
 from unetlib.data.folders import Found, find_dir
@@ -241,6 +242,22 @@ def open_source(
     same_drive = len({root.anchor for root in roots}) == 1
     root = Path(os.path.commonpath(roots)) if same_drive else roots[0]
     return join(" + ".join(names), root, train, val, skipped)
+
+
+def balance(pairs: Sequence[Pair], sampling: str) -> tuple[Pair, ...]:
+    """The pairs with weights by which each class is drawn as often as any other: "source", "tags",
+    or "foreground", a fifth of the range of shares, for which all masks are read; "uniform": as
+    they are. Raises what `Pair.load` raises."""
+    if sampling == "uniform":
+        return tuple(pairs)
+    names = [pair.source if sampling == "source" else str(sorted(pair.tags)) for pair in pairs]
+    if sampling == "foreground":
+        shares = np.array([pair.load(256)[1].mean() for pair in pairs])
+        names = np.digitize(shares, np.linspace(shares.min(), shares.max(), 6)[1:-1])
+    classes = np.unique(names, return_inverse=True)[1]
+    weights = np.array([pair.weight for pair in pairs])
+    weights = weights / np.bincount(classes, weights)[classes]
+    return tuple(replace(p, weight=w) for p, w in zip(pairs, weights.tolist(), strict=True))
 
 
 def open_settings(
