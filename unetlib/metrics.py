@@ -47,10 +47,6 @@ class Counts(NamedTuple):
         found = (1 + beta2) * self.tp
         return self._ratio(found, found + beta2 * self.fn + self.fp)
 
-    def pooled(self) -> Counts:
-        """All counts added up, (1,): as of one big image, in which large objects weigh more."""
-        return Counts(*(pixels.sum(0, keepdims=True) for pixels in self))
-
     def _ratio(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         nothing = self.tp + self.fp + self.fn == 0  # an empty prediction on an empty mask
         return np.where(nothing, 1.0, top / np.maximum(bottom, 1))

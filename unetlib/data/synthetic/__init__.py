@@ -142,7 +142,7 @@ def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Pat
     with ThreadPoolExecutor() as pool:
         drawn = pool.map(partial(draw, seed, size), range(count), sides)
         rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
-    manifest = "\n".join(["id,source,split,tags,foreground_share", *rows, ""])
+    manifest = "\n".join(["id,source,split,tags", *rows, ""])
     write_whole(root / "manifest.csv", manifest.encode())
     return root
 
@@ -175,11 +175,10 @@ def draw(seed: int, size: int, index: int, side: Path) -> str:
     if not (photo.is_file() and mask.is_file()):
         sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
         info.add_text("tags", ";".join(sample.tags))
-        info.add_text("share", f"{sample.matte.mean():.4f}")
         with whole(photo) as part:
             Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
         with whole(mask) as part:
             matte = np.rint(255 * sample.matte).astype(np.uint8)
             Image.fromarray(matte).save(part, "PNG", pnginfo=info)
     with Image.open(mask) as image:
-        return f"{id},synthetic,{side.name},{image.text['tags']},{image.text['share']}"
+        return f"{id},synthetic,{side.name},{image.text['tags']}"
