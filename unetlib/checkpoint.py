@@ -91,7 +91,6 @@ def load_weights(model: nn.Module, state_dict: dict[str, torch.Tensor], source: 
 def write_file(path: Path, content: dict) -> None:
     """torch.save, whole or not at all. Raises CheckpointError with the reason."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part, part.open("wb") as file:
             torch.save(content, file)
             file.flush()

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,10 +185,6 @@ class Predictor:
         photo's own size. `size` replaces the working size for this call."""
         photo = open_photo(image).rgb
         return resize_soft(self.predict_small([photo], size)[0], *photo.shape[:2])
-
-    def predict_batch(self, images: Iterable[Any], size: Any = None) -> list[np.ndarray]:
-        """The same for many photos, of any sizes: their soft masks in the order given."""
-        return [self.predict(image, size) for image in images]
 
     def predict_small(self, photos: Sequence[np.ndarray], size: Any = None) -> np.ndarray:
         """Photos, uint8 (H, W, 3) of any sizes, as one batch -> soft masks at the working size,

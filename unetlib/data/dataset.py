@@ -14,18 +14,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
+from unetlib.data import pairs as sets
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import resize
-from unetlib.data.pairs import (
-    DataError,
-    Pair,
-    Source,
-    image_files,
-    join,
-    list_skipped,
-    match_pairs,
-    split_pairs,
-)
+from unetlib.data.pairs import DataError, Pair, Source
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.data.synthetic import write_synthetic
 from unetlib.paths import resolve
@@ -39,22 +31,22 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     val/ of it. Where there is no photo yet, `count` drawings of `size` pixels are made first.
     Raises DataError for folders of other names, and says how to copy them into these."""
     root, name = resolve(folder), "folder"
-    if (root / "synthetic.json").is_file() or not image_files(root, []):
+    if (root / "synthetic.json").is_file() or not sets.image_files(root, []):
         root, name = write_synthetic(root, count, size, seed), "synthetic"
     divided = (root / "train").is_dir()
     sides, skipped = [], []
     for side in (root / "train", root / "val") if divided else (root,):
-        files = [image_files(side / kind, skipped) for kind in ("images", "masks")]
-        pairs, unused = match_pairs(*files)
+        files = [sets.image_files(side / kind, skipped) for kind in ("images", "masks")]
+        pairs, unused = sets.match_pairs(*files)
         sides.append(pairs)
         skipped += unused
     if not all(sides) or (not divided and (root / "manifest.csv").is_file()):
         wanted = "images/ and masks/, or train/ and val/ with both,"
         how = f"`unetlib prepare folder:{root} --into FOLDER` copies other sets into such a one"
-        why = f"{wanted} are expected. {how}{list_skipped(skipped, root)}"
+        why = f"{wanted} are expected. {how}{sets.list_skipped(skipped, root)}"
         raise DataError(f"no photos with masks in {root}: {why}")
-    train, val = sides if divided else split_pairs(*sides, seed=seed)
-    return join(name, root, train, val, skipped)
+    train, val = sides if divided else sets.split_pairs(*sides, seed=seed)
+    return sets.join(name, root, train, val, skipped)
 
 
 class PairDataset(Dataset):

@@ -19,7 +19,8 @@ ENCODER = ((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512))
 DECODER = ((16, 64), (32, 64), (64, 128), (128, 256), (256, 512))
 U2NETP = {"encoder": ((16, 64),) * 6, "decoder": ((16, 64),) * 5}  # the small form
 # the official names of modules with a number (d: of the decoder), and of the others
-PARTS = {"stage": "encoder", "staged": "decoder", "rebnconv": "down", "rebnconvd": "up"}
+NUMBERED = re.compile(r"\b(stage|rebnconv|side)(\d)(d?)\b")
+PARTS = dict(stage="encoder", staged="decoder", rebnconv="down", rebnconvd="up", side="sides")
 OTHERS = {"rebnconvin": "entry", "conv_s1": "conv", "bn_s1": "norm", "outconv": "fuse"}
 halve = partial(F.max_pool2d, kernel_size=2, ceil_mode=True)  # an odd size keeps its last row
 resize = partial(F.interpolate, mode="bilinear")
@@ -117,9 +118,5 @@ def load_official_u2net(path: str | Path) -> U2Net:
 
 def our_name(official: str) -> str:
     """stage2d.rebnconv3d.bn_s1.weight -> decoder.1.up.2.norm.weight; theirs count from 1."""
-    name = re.sub(
-        r"\b(stage|rebnconv|side)(\d)(d?)\b",
-        lambda part: f"{PARTS.get(part[1] + part[3], 'sides')}.{int(part[2]) - 1}",
-        official,
-    )
+    name = NUMBERED.sub(lambda part: f"{PARTS[part[1] + part[3]]}.{int(part[2]) - 1}", official)
     return ".".join(OTHERS.get(part, part) for part in name.split("."))
