@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Literal
 from uuid import uuid4
 
@@ -43,11 +44,10 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
-from unetlib.app.settings import Settings, first_of
 from unetlib.app.web import Networks, build_page, within
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
 from unetlib.data.images import ImageError, TooLarge, load_image
-from unetlib.errors import need
+from unetlib.errors import hint, need
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
 
@@ -55,6 +55,7 @@ KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
 CODES = {404: "not_found", 405: "method"}  # of what Starlette refuses
+LIMITS = "workers", "queue", "seconds", "upload_mb", "megapixels", "buffer_mb", "files"
 STOPPING = 503, "stopping", "this server is being stopped"
 log = logging.getLogger("unetlib.serve")
 requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
@@ -91,7 +92,12 @@ def refusal(error: Exception) -> Refused:
         case ImageError():
             status, code = 422, "broken_image"
         case ValidationError():
-            status, code, text = 422, "bad_parameter", first_of(error, Parameters.model_fields)
+            status, code, first = 422, "bad_parameter", error.errors()[0]
+            name, why = ".".join(map(str, first["loc"])), first["msg"]
+            if first["type"] == "extra_forbidden":
+                known = Parameters.model_fields
+                why = f"there is none of this name.{hint(name, known)} There are {', '.join(known)}"
+            text = f"{name}: {why}"
         case ValueError() | ImportError():
             status, code = 422, "bad_parameter"
         case MemoryError():
@@ -172,7 +178,7 @@ class Job:
 class Front:
     """What every request passes, as ASGI middleware before `app`; the jobs and their threads."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: SimpleNamespace):
         self.settings, self.stopping, self.jobs, self.app = settings, False, set(), None
         self.pool = ThreadPoolExecutor(settings.workers, "cut")
         # a photo at a time for each core is more than all cores for each photo
@@ -242,7 +248,7 @@ class Front:
 
     def is_key(self, given: str) -> bool:
         key = self.settings.api_key
-        return not key or hmac.compare_digest(given.encode(), key.get_secret_value().encode())
+        return not key or hmac.compare_digest(given.encode(), key.encode())
 
     async def key(self, request: Request) -> None:
         """Raises Refused for a key that is missing or wrong."""
@@ -335,7 +341,7 @@ def cut_batch(front: Front, given: Parameters, photos: list, job: Job) -> tuple[
     return packed.getvalue(), {"photos": len(report), "failed": failed}
 
 
-def build(settings: Settings) -> Front:
+def build(settings: SimpleNamespace) -> Front:
     """The whole server: what its front leads to. Raises what `Predictor` raises."""
     front = Front(settings)
 
@@ -359,7 +365,7 @@ def build(settings: Settings) -> Front:
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
     how["exception_handlers"] = {HTTPException: refuse, Exception: refuse}
     app = FastAPIOffline(title="unetlib: cut out photos", **how)  # offline: its /docs
-    every, origins = ["*"], settings.cors.replace(",", " ").split()
+    every, origins = ["*"], (settings.cors or "").replace(",", " ").split()
     front.app = CORSMiddleware(app, origins, every, every, expose_headers=every)
     keyed = [Depends(front.key)]
 
@@ -399,11 +405,10 @@ def build(settings: Settings) -> Front:
     @app.get("/model-info", dependencies=keyed)
     async def model_info() -> dict:
         """The networks that a request may name, and the limits."""
-        limits = settings.model_dump(exclude={"api_key", "network", "host", "port", "cors"})
-        runs, names = front.networks.load().describe(), front.networks.files
-        about = {name: NETWORKS[name].about if name in NETWORKS else "" for name in names}
-        default = front.networks.default
-        return {"default": default, "runs": runs, "networks": about, "limits": limits}
+        files, limits = front.networks.files, {name: getattr(settings, name) for name in LIMITS}
+        about = {name: NETWORKS[name].about if name in NETWORKS else "" for name in files}
+        facts = {"default": front.networks.default, "runs": front.networks.load().describe()}
+        return facts | {"networks": about, "limits": limits}
 
     @app.get("/metrics", dependencies=keyed)
     async def metrics() -> Response:
@@ -440,7 +445,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, ready: str, browser: bool = False) -> None:
+def run(settings: SimpleNamespace, ready: str, browser: bool = False) -> None:
     """Serve until SIGTERM (returns) or Ctrl-C (raises KeyboardInterrupt). `ready`: what is printed
     then, with the address. Raises OSError for a port that is taken, and what `Predictor` raises."""
     if settings.page:
