@@ -331,7 +331,7 @@ WRONG_SETTINGS = [
     ([], {"UNETLIB_SERVE_WORKERS": "0"}, "", "Invalid value for '--workers': 0 is not in"),
     (["--device", "cuda"], {}, "", "cuda"),
     (["--network", "poeple"], {}, "", "Did you mean 'people'?"),
-    (["--port", "TAKEN"], {}, "", "cannot listen at 127.0.0.1"),
+    (["--port", "TAKEN"], {}, "", "Address already in use"),
 ]
 
 
@@ -345,7 +345,7 @@ def test_wrong_settings_are_one_line(args, env, file, said, tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     *usage, line = done.stderr.splitlines()  # click's own errors begin with two lines of usage
     assert said in line and (not usage or line.startswith("Error: ")), done.stderr
-    late = said.startswith(("cuda", "cannot", "Did you mean 'people"))  # settings are fine then
+    late = said.startswith(("cuda", "Address", "Did you mean 'people"))  # settings are fine then
     assert done.returncode == (1 if late else 2)
 
 

@@ -349,17 +349,11 @@ def build(settings: SimpleNamespace) -> Front:
     async def lifespan(app):
         async with AsyncExitStack() as stack:
 
-            async def load():
-                """Gradio takes seconds to load: its page is made in a thread, visitors wait."""
-                host = await asyncio.to_thread(make_page, front)
-                await stack.enter_async_context(host.router.lifespan_context(host))
-                return host
-
             async def page(scope, receive, send):
                 await (await asyncio.shield(host))(dict(scope), receive, send)
 
-            if settings.page:
-                host, app.router.default = asyncio.create_task(load()), page
+            if settings.page:  # visitors wait for it
+                host, app.router.default = asyncio.create_task(load_page(front, stack)), page
             yield
 
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
@@ -418,17 +412,21 @@ def build(settings: SimpleNamespace) -> Front:
     return front
 
 
-def make_page(front: Front) -> FastAPI:
-    """The page as an application of its own; where a key is needed, it is the password."""
-    most, pixels = front.settings.upload_mb, front.settings.megapixels
-    page = build_page(front.networks, lambda *args: front.pool.submit(*args).result(), most, pixels)
-    import gradio as gr
+async def load_page(front: Front, stack: AsyncExitStack) -> FastAPI:
+    """The page as an application of its own, until `stack` ends; where a key is needed, it is the
+    password. Gradio takes seconds to load, in threads: the server answers meanwhile."""
+    most, key = front.settings.upload_mb, front.settings.api_key
+    how = front.networks, lambda *args: front.pool.submit(*args).result()
+    page = await asyncio.to_thread(build_page, *how, most, front.settings.megapixels)
+    from gradio import mount_gradio_app
 
-    login = (lambda user, password: front.is_key(password)) if front.settings.api_key else None
     host = FastAPI(openapi_url=None)
     host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
-    how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * most)}
-    return gr.mount_gradio_app(host, page, "/", auth=login, **how)
+    how = {"auth": (lambda user, password: front.is_key(password)) if key else None}
+    how |= {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * most)}
+    await asyncio.to_thread(mount_gradio_app, host, page, "/", **how)
+    await stack.enter_async_context(host.router.lifespan_context(host))
+    return host
 
 
 class Server(uvicorn.Server):
@@ -451,10 +449,7 @@ def run(settings: SimpleNamespace, ready: str, browser: bool = False) -> None:
     if settings.page:
         need("gradio", extra="serve")
     host, family = settings.host, socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, settings.port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen at {host}:{settings.port}: {error.strerror}") from error
+    listening = socket.create_server((host, settings.port), family=family)
     handler = logging.StreamHandler()
     names = {"levelname": "level", "message": "event", "exc_info": "traceback"}
     known = "%(levelname)s %(message)s"
