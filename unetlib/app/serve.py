@@ -40,8 +40,8 @@ def read_settings(ctx: click.Context, _, config: str | None) -> None:
 
     given, known = dict(ctx.default_map or {}), [setting.name for setting in SETTINGS]
     found = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
-    try:
-        lines = dict(yaml.safe_load(read_text(found)) or {}) if found else {}
+    try:  # texts only, which click reads as it reads options
+        lines = dict(yaml.load(read_text(found), yaml.BaseLoader) or {}) if found else {}
     except (yaml.YAMLError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{found}: lines as `port: 8000` are expected (YAML): {what}") from error
@@ -51,8 +51,8 @@ def read_settings(ctx: click.Context, _, config: str | None) -> None:
         if name not in known:
             near = f"{hint(name, known)} There are {', '.join(known)}"
             raise ValueError(f"setting {place}: there is none of this name.{near}")
-        if isinstance(value, (list, dict)):
-            raise ValueError(f"setting {place}: one value is expected, no list")
+        if not isinstance(value, str) or value.strip() in ("", "~", "null"):
+            raise ValueError(f"setting {place}: one value is expected, not several or none")
         given[name] = value
     ctx.default_map = given
 
