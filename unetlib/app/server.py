@@ -157,9 +157,8 @@ async def read(request: Request, parameters: type[BaseModel], most: int = 1):
     elif body := await request.body():
         photos = [UploadFile(io.BytesIO(body))]
     if not 1 <= len(photos) <= most:
-        code, came = "too_many_photos" if photos else "no_photo", len(photos)
-        text = f"send at least 1 and at most {most} photos as `file` or `files`, not {came}"
-        raise Refused(422, code, text)
+        text = f"send at least 1 and at most {most} photos as `file` or `files`, not {len(photos)}"
+        raise Refused(422, "too_many_photos" if photos else "no_photo", text)
     return parameters(**given), photos
 
 
@@ -359,8 +358,8 @@ def build(settings: SimpleNamespace) -> Front:
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
     how["exception_handlers"] = {HTTPException: refuse, Exception: refuse}
     app = FastAPIOffline(title="unetlib: cut out photos", **how)  # offline: its /docs
-    every, origins = ["*"], (settings.cors or "").replace(",", " ").split()
-    front.app = CORSMiddleware(app, origins, every, every, expose_headers=every)
+    origins = (settings.cors or "").replace(",", " ").split()
+    front.app = CORSMiddleware(app, origins, ["*"], ["*"], expose_headers=["*"]) if origins else app
     keyed = [Depends(front.key)]
 
     def takes_photos(path: str, parameters: type[BaseModel], **photos):
@@ -389,7 +388,8 @@ def build(settings: SimpleNamespace) -> Front:
         job, (given, files) = request.state.job, await read(request, Parameters, settings.files)
         return await front.answer(request, "application/zip", cut_batch, given, files, job)
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> Response:
         """Live if it answers, ready if it takes photos; 503 if not."""
         memory, ready = round(psutil.Process().memory_info().rss / 1e6), not front.stopping
