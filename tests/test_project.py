@@ -50,14 +50,13 @@ OPTIONAL |= {"onnxruntime", "onnxscript", "pandas", "papermill", "playwright", "
 OPTIONAL |= {"pooch", "pyarrow", "pycocotools", "pymatting", "ray", "skimage"}
 OPTIONAL |= {"tensorboard", "timm", "wandb"}
 OPTIONAL |= {"fastapi", "fastapi_offline", "prometheus_client", "psutil", "pydantic"}
-OPTIONAL |= {"pydantic_settings", "pythonjsonlogger", "starlette", "uvicorn", "yaml"}
+OPTIONAL |= {"pythonjsonlogger", "starlette", "uvicorn", "yaml"}
 # Imports whose distribution has another name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "skimage": "scikit-image"}
 DISTRIBUTIONS |= {"imageio_ffmpeg": "imageio-ffmpeg", "yaml": "pyyaml", "nbformat": "papermill"}
 DISTRIBUTIONS |= {"IPython": "ipykernel", "jupyter_client": "ipykernel"}
 DISTRIBUTIONS |= {"py_sod_metrics": "pysodmetrics", "pillow_heif": "pillow-heif"}
 DISTRIBUTIONS |= {"prometheus_client": "prometheus-client", "starlette": "fastapi"}
-DISTRIBUTIONS |= {"pydantic_settings": "pydantic-settings", "pydantic": "pydantic-settings"}
 DISTRIBUTIONS |= {"fastapi_offline": "fastapi-offline", "pythonjsonlogger": "python-json-logger"}
 
 

@@ -21,6 +21,7 @@ import pytest
 from networks import write_color_network
 from PIL import Image
 
+from unetlib.app.serve import app, serve
 from unetlib.cutting import Recipe, cut_photo
 from unetlib.predict import OnnxNetwork, Predictor
 
@@ -117,6 +118,7 @@ def server(folder):
         yield client
     assert client.code == 0
     assert not [line for line in client.lines if "secret" in line or "traceback" in line]
+    assert all(line.startswith("{") for line in client.lines), client.lines
 
 
 def test_a_photo_goes_in_and_its_cut_out_comes_back(server, folder):
@@ -178,7 +180,8 @@ LARGE = np.random.default_rng(0).bytes(2_500_000)
 WRONG = [
     ("no_photo", 422, {"data": {"threshold": "0.5"}, "files": {"background": ("a", PHOTO)}}),
     ("no_photo", 422, {"content": b""}),
-    ("no_photo", 422, {"files": [("file", ("a.png", PHOTO)), ("file", ("b.png", PHOTO))]}),
+    ("no_photo", 422, {"data": {"file": "a.png"}, "files": {"background": ("a", PHOTO)}}),
+    ("too_many_photos", 422, {"files": [("file", ("a.png", PHOTO)), ("file", ("b.png", PHOTO))]}),
     ("not_an_image", 415, {"files": {"file": ("a.png", b"hello")}}),
     ("not_an_image", 415, {"content": "{}", "headers": {"Content-Type": "application/json"}}),
     ("broken_image", 422, {"files": {"file": ("a.png", PHOTO[:-40])}}),
@@ -205,7 +208,7 @@ def test_errors_have_one_form(server, code, status, request_):
 def test_other_errors(server):
     files = [("files", ("a.png", PHOTO))] * 4
     answer = server.post("/batch-remove-background", files=files)
-    assert answer.status_code == 422 and "1 to 3 photos" in answer.json()["message"]
+    assert answer.status_code == 422 and "at most 3" in answer.json()["message"]
     assert server.get("/remove-background").json()["error"] == "method"
     assert server.get("/nowhere").status_code == 404 and "request_id" in server.get("/x").json()
     wrong = server.post("/remove-background", files=FILE, data={"tresh": "1"}).json()
@@ -225,8 +228,9 @@ def test_health_networks_metrics_and_log(server):
     for name in ("errors_total", "seconds_bucket", "pixels_total", "waiting 0", "running 0"):
         assert f"unetlib_{name}" in text
     assert "/remove-background" in server.get("/openapi.json").json()["paths"]
+    assert server.head("/health").is_success
     asked = server.get("/health", headers={"Origin": "http://a"})
-    assert "access-control-allow-origin" not in asked.headers
+    assert "access-control" not in str(asked.headers)
     line = json.loads(server.lines[-1])
     assert line["route"] == "/health" and line["status"] == 200 and line["id"] and line["ms"] >= 0
 
@@ -302,6 +306,8 @@ def test_the_page_and_a_key(folder):
             answer = client.post("/remove-background", content=PHOTO, headers=headers)
             assert answer.is_success
             assert answer.headers["access-control-allow-origin"] == "http://a.org"
+            wrong = client.post("/remove-background", content=b"hello", headers=headers)
+            assert wrong.status_code == 415 and "access-control-allow-origin" in wrong.headers
         address = str(client.base_url)
         client.get("/")  # Gradio is loaded
         with pytest.raises(Exception, match="(?i)auth|login|credentials"):
@@ -317,15 +323,20 @@ def test_the_page_and_a_key(folder):
 
 
 WRONG_SETTINGS = [
-    (["--queue", "many"], {}, "", "setting queue"),
-    (["--config", "mine.yaml"], {}, "prot: 1", "Did you mean 'port'?"),
+    (["--queue", "many"], {}, "", "Invalid value for '--queue': 'many' is not a valid integer"),
+    (["--config", "mine.yaml"], {}, "prot: 1", "there is none of this name. Did you mean 'port'?"),
+    (["--config", "mine.yaml"], {}, "port: 70000", "Invalid value for '--port': 70000 is not in"),
+    (["--config", "mine.yaml"], {}, "cors: [a, b]", "setting cors: one value is expected"),
+    (["--config", "mine.yaml"], {}, "queue: null", "setting queue: one value is expected"),
+    (["--config", "mine.yaml"], {}, "workers: 2.5", "Invalid value for '--workers': '2.5' is not"),
     (["--config", "mine.yaml"], {}, "[1, 2]", "mine.yaml"),
     (["--config", "mine.yaml"], {}, "port: [", "mine.yaml"),
-    ([], {"UNETLIB_SERVE_PROT": "1"}, "", "Did you mean 'UNETLIB_SERVE_PORT'?"),
-    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "setting api_key"),
+    ([], {"UNETLIB_SERVE_PROT": "1"}, "", "PROT: there is none of this name. Did you mean 'port'?"),
+    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "setting UNETLIB_SERVE_API_KEY: one value is expected"),
+    ([], {"UNETLIB_SERVE_WORKERS": "0"}, "", "Invalid value for '--workers': 0 is not in"),
     (["--device", "cuda"], {}, "", "cuda"),
     (["--network", "poeple"], {}, "", "Did you mean 'people'?"),
-    (["--port", "TAKEN"], {}, "", "cannot listen at 127.0.0.1"),
+    (["--port", "TAKEN"], {}, "", "in use (while attempting to bind on address ('127.0.0.1', "),
 ]
 
 
@@ -337,18 +348,23 @@ def test_wrong_settings_are_one_line(args, env, file, said, tmp_path):
         args = [arg.replace("TAKEN", str(other.getsockname()[1])) for arg in args]
         command = [sys.executable, "-m", "unetlib", "serve", "--no-page", *args]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    late = said.startswith(("cuda", "cannot", "Did you mean 'people"))  # settings are fine then
+    *usage, line = done.stderr.splitlines()  # click's own errors begin with two lines of usage
+    assert said in line and (not usage or line.startswith("Error: ")), done.stderr
+    late = said.startswith(("cuda", "in use", "Did you mean 'people"))  # settings are fine then
     assert done.returncode == (1 if late else 2)
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
-    from unetlib.app.settings import read_settings
-
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "serve.json").write_text('{"port": 1, "queue": 2, "files": 3, "api_key": 123}')
+    said = '{"port": 1, "queue": 2, "files": 3, "api_key": 123, "page": false}'
+    (tmp_path / "serve.json").write_text(said)
     monkeypatch.setenv("UNETLIB_SERVE_PORT", "4")
     monkeypatch.setenv("UNETLIB_SERVE_QUEUE", "5")
-    settings = read_settings(None, {"port": "6", "host": None})
-    assert (settings.port, settings.queue, settings.files) == (6, 5, 3)
-    assert settings.api_key.get_secret_value() == "123" and "123" not in repr(settings)
+    settings = serve.make_context("serve", ["--port", "6"]).params
+    names = ("port", "queue", "files", "api_key", "page", "seconds")
+    assert [settings[name] for name in names] == [6, 5, 3, "123", False, 60]
+    monkeypatch.setenv("UNETLIB_SERVE_PAGE", "yes")
+    assert serve.make_context("serve", []).params["page"] is True
+    monkeypatch.chdir("/")
+    monkeypatch.delenv("UNETLIB_SERVE_PORT")
+    assert app.make_context("app", []).params["port"] == 0

@@ -11,6 +11,7 @@ from PIL import Image
 
 from unetlib.app import web
 from unetlib.data.images import TooLarge
+from unetlib.predict import Predictor
 
 pytest.importorskip("gradio")
 # size, threshold, refine, ground, color, behind
@@ -18,8 +19,8 @@ SETTINGS = [0, 0.5, "guided", "transparent", "#0a4678", None]
 
 
 @pytest.fixture
-def network(root, tmp_path) -> str:
-    return str(write_color_network(tmp_path / "red.onnx"))
+def network(root, tmp_path) -> Predictor:
+    return Predictor(write_color_network(tmp_path / "red.onnx"))
 
 
 @pytest.fixture
@@ -48,9 +49,9 @@ def test_the_preview(network, photo, tmp_path):
     assert "Nothing reaches the threshold" in said and "at 64×64" in said
 
 
-def test_another_threshold_does_not_predict_again(network, photo, tmp_path):
+def test_another_threshold_does_not_predict_again(network, photo, monkeypatch):
     first = web.preview(photo, network, *SETTINGS)
-    Path(network).unlink()  # whatever asked it once more would fail
+    monkeypatch.setattr(network, "predict", None)  # whatever asked it once more would fail
     assert web.preview(photo, network, 0, 0.9, *SETTINGS[2:])[-1] != "" and first
 
 
@@ -83,8 +84,8 @@ def test_photos_of_iphones(network, tmp_path):
     assert "64×48 pixels, 100% foreground" in web.preview(str(path), network, *SETTINGS)[-1]
 
 
-def test_the_command_says_what_is_wrong(network, unetlib):
+def test_the_command_says_what_is_wrong(root, unetlib):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = unetlib("app", "--no-browser", "--network", network, "--port", port)
+        done = unetlib("app", "--no-browser", "--port", port)
     assert done.returncode == 1 and port in done.stderr and "Traceback" not in done.stderr

@@ -1,59 +1,91 @@
 """The commands `unetlib serve` and `unetlib app`: one server, for programs and for people."""
 
+import os
+from types import SimpleNamespace
+
 import click
+from click import IntRange, Option
 
 from unetlib.app import Command
-from unetlib.errors import need
+from unetlib.config import POSITIVE
+from unetlib.errors import hint, need
+from unetlib.paths import find_input, read_text
+
+FILES, PREFIX = ("serve.yaml", "serve.json"), "UNETLIB_SERVE_"
+CORES = min(4, os.cpu_count() or 1)
+# The options, which are keys of the file and names in the environment as well.
+SETTINGS = [
+    Option(["--network", "--checkpoint"], default="people", help="A name or a file."),
+    Option(["--device"], default="auto", help="auto, cpu, cuda, cuda:1 or mps."),
+    Option(["--host"], default="127.0.0.1", help="0.0.0.0 lets others in."),
+    Option(["--port"], type=IntRange(0, 65535), default=8000, help="0: a free one."),
+    Option(["--workers"], type=IntRange(1), default=CORES, help="Photos in work at a time."),
+    Option(["--queue"], type=IntRange(0), default=32, help="Requests that wait; more get a 503."),
+    Option(["--seconds"], type=POSITIVE, default=60, help="Of a request; a longer one gets a 504."),
+    Option(["--upload-mb"], type=POSITIVE, default=30, help="Of a photo; a larger one gets a 413."),
+    Option(["--megapixels"], type=POSITIVE, default=50, help="Of a photo; more get a 413."),
+    Option(["--buffer-mb"], type=POSITIVE, default=500, help="Of all uploads; more get a 503."),
+    Option(["--files"], type=IntRange(1), default=10, help="Photos of a batch."),
+    Option(["--api-key"], show_default=False, help="Without one, everybody may ask."),
+    Option(["--cors"], help="Origins whose pages may ask, with commas; * for all."),
+    Option(["--page/--no-page"], default=True, help="Show the page at /."),
+]
 
 
-class ServeCommand(Command):
-    """A command whose options are the settings of the server, which are read when it is asked."""
+def read_settings(ctx: click.Context, _, config: str | None) -> None:
+    """Makes what a file (YAML, of which JSON is a part) says, and the environment, which wins, the
+    defaults of SETTINGS. ValueError for a wrong line, and a wrong name, with the nearest one."""
+    need("fastapi_offline", "pythonjsonlogger", "yaml", extra="serve")
+    import yaml
 
-    def get_params(self, ctx: click.Context):
-        if "host" not in {param.name for param in self.params}:
-            need("fastapi_offline", "pydantic_settings", "pythonjsonlogger", extra="serve")
-            from unetlib.app.settings import Settings
+    given, known = dict(ctx.default_map or {}), [setting.name for setting in SETTINGS]
+    found = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
+    try:  # texts only, which click reads as it reads options
+        lines = dict(yaml.load(read_text(found), yaml.BaseLoader) or {}) if found else {}
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{found}: lines as `port: 8000` are expected (YAML): {what}") from error
+    own = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    for place, value in [*lines.items(), *own.items()]:
+        name = str(place).removeprefix(PREFIX).lower()
+        if name not in known:
+            near = f"{hint(name, known)} There are {', '.join(known)}"
+            raise ValueError(f"setting {place}: there is none of this name.{near}")
+        if not isinstance(value, str) or value.strip() in ("", "~", "null"):
+            raise ValueError(f"setting {place}: one value is expected, not several or none")
+        given[name] = value
+    ctx.default_map = given
 
-            for name, field in Settings.model_fields.items():
-                flag, default = "--" + name.replace("_", "-"), field.get_default()
-                names = [flag, *["--checkpoint"] * (name == "network")]
-                if isinstance(default, bool):
-                    names = [f"{flag}/--no-{name}"]
-                shown = "yes" if default is True else default  # `page` is the only switch
-                help = field.description + ("." if shown in ("", None) else f" [{shown}].")
-                self.params.append(click.Option(names, default=None, help=help, metavar="VALUE"))
-        return super().get_params(ctx)
+
+def command(name: str, short_help: str, **defaults):
+    """Makes a function a command that gets SETTINGS, with these defaults."""
+    how = {"callback": read_settings, "is_eager": True, "expose_value": False}
+    config = Option(["--config"], help="Settings: YAML or JSON [serve.yaml or serve.json].", **how)
+    context = {"show_default": True, "default_map": defaults}
+    how = {"params": [config, *SETTINGS], "context_settings": context}
+    return click.command(name, Command, short_help=short_help, **how)
 
 
-def start(ready: str, config: str | None, browser: bool, given: dict) -> None:
-    from unetlib.app.settings import read_settings
-
-    settings = read_settings(config, given)
+def start(ready: str, settings: dict, browser: bool = False) -> None:
     from unetlib.app.server import run  # only now: it loads much
 
-    run(settings, ready, browser)
+    run(SimpleNamespace(**settings), ready, browser)
 
 
-CONFIG = click.option("--config", help="Settings: YAML or JSON [serve.yaml or serve.json if here].")
-
-
-@click.command("serve", cls=ServeCommand, short_help="A server that cuts out photos: REST, a page.")
-@CONFIG
-def serve(config, **given) -> None:
+@command("serve", "A server that cuts out photos: REST, a page.")
+def serve(**settings) -> None:
     """Cut out photos that are sent to this server, and show a page for people at /.
 
     The options are settings as well, by the same names: in serve.yaml or serve.json (--config), and
     in the environment, as UNETLIB_SERVE_PORT. Options win over the environment, and that over the
     file. /docs lists the routes. SIGTERM ends it when what runs is done."""
-    start("Serving on {}", config, False, given)
+    start("Serving on {}", settings)
 
 
-@click.command("app", cls=ServeCommand, short_help="The web page for cutting out photos.")
-@CONFIG
-@click.option("--browser/--no-browser", default=True, help="Open the page [yes].")
-def app(config, browser, **given) -> None:
+@command("app", "The web page for cutting out photos.", port=0)
+@click.option("--browser/--no-browser", default=True, help="Open the page.")
+def app(browser: bool, **settings) -> None:
     """Serve the page until Ctrl-C. Photos stay on this machine, for half an hour.
 
     It is `unetlib serve` with a free port and a browser, and has its settings."""
-    given["port"] = given["port"] or 0
-    start("The app: {} (Ctrl-C ends it)", config, browser, given)
+    start("The app: {} (Ctrl-C ends it)", settings, browser)

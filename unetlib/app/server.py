@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 import webbrowser
 import zipfile
@@ -24,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Literal
 from uuid import uuid4
 
@@ -37,18 +37,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from PIL import UnidentifiedImageError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pythonjsonlogger.json import JsonFormatter
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
-from unetlib.app.settings import Settings, first_of
 from unetlib.app.web import Networks, build_page, within
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
 from unetlib.data.images import ImageError, TooLarge, load_image
-from unetlib.errors import need
+from unetlib.errors import hint, need
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
 
@@ -56,8 +55,8 @@ KINDS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
 DRAIN, PIECE = 2, 2**18  # seconds that what is refused may still be sent; bytes of an answer
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
 CODES = {404: "not_found", 405: "method"}  # of what Starlette refuses
+LIMITS = "workers", "queue", "seconds", "upload_mb", "megapixels", "buffer_mb", "files"
 STOPPING = 503, "stopping", "this server is being stopped"
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 log = logging.getLogger("unetlib.serve")
 requests = prometheus.Counter("unetlib_requests", "Requests.", ["route", "status"])
 errors = prometheus.Counter("unetlib_errors", "Requests and photos refused.", ["error"])
@@ -92,10 +91,13 @@ def refusal(error: Exception) -> Refused:
             status, code = 415, "not_an_image"
         case ImageError():
             status, code = 422, "broken_image"
-        case ValidationError() if error.errors()[0]["loc"][0] in ("file", "files"):
-            status, code, text = 422, "no_photo", "send one photo as `file`, or a batch as `files`"
         case ValidationError():
-            status, code, text = 422, "bad_parameter", first_of(error, Parameters.model_fields)
+            status, code, first = 422, "bad_parameter", error.errors()[0]
+            name, why = ".".join(map(str, first["loc"])), first["msg"]
+            if first["type"] == "extra_forbidden":
+                known = Parameters.model_fields
+                why = f"there is none of this name.{hint(name, known)} There are {', '.join(known)}"
+            text = f"{name}: {why}"
         case ValueError() | ImportError():
             status, code = 422, "bad_parameter"
         case MemoryError():
@@ -127,52 +129,37 @@ class Parameters(BaseModel, extra="forbid"):
     size: int | None = Field(None, ge=32, le=1024, description="Working size; as trained.")
 
 
-class Photo(Parameters):
-    """One photo, and how it is cut out."""
-
-    file: UploadFile
-
-
-class Batch(Parameters):
-    """Photos, and how all of them are cut out."""
-
-    files: list[UploadFile]
-
-
-class RembgPhoto(BaseModel):
+class RembgParameters(BaseModel):
     """What clients of rembg's server send. Its other parameters change nothing here."""
 
-    file: UploadFile
     model: str | None = Field(None, description="One of /model-info.")
     a: bool = Field(False, description="Alpha matting.")
     om: bool = Field(False, description="Only the mask.")
     bgc: str = Field("0,0,0,0", pattern=r"^\d+,\d+,\d+,(0|255)$", description="R,G,B,A.")
 
-    def ours(self) -> Photo:
+    def ours(self) -> Parameters:
         refine, output = "closed-form" if self.a else "guided", "soft" if self.om else "foreground"
         color, _, alpha = self.bgc.rpartition(",")
-        how = {"refine": refine, "output": output, "network": self.model, "file": self.file}
-        return Photo(background=color if alpha == "255" else "transparent", **how)
+        behind = color if alpha == "255" else "transparent"
+        return Parameters(network=self.model, refine=refine, output=output, background=behind)
 
 
-def form(model: type[BaseModel]) -> dict:
-    """The form that a route takes, for /docs."""
-    content = {"multipart/form-data": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-async def read(request: Request, model: type[BaseModel]):
-    """What is sent, as `model`: a form, or a photo as the body itself; parameters may stand in the
-    address as well. Raises ValidationError and HTTPException."""
-    given = dict(request.query_params)
+async def read(request: Request, parameters: type[BaseModel], most: int = 1):
+    """What is sent, as (parameters, 1 to `most` photos): a form, or a photo as the body itself;
+    parameters may stand in the address as well. Raises ValidationError and HTTPException."""
+    given, photos = dict(request.query_params), []
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        sent = await request.form(max_fields=50)
-        for name in sent:
-            one, *more = values = sent.getlist(name)
-            given[name] = values if more or name == "files" else one
+        for name, value in (await request.form(max_fields=50)).multi_items():
+            if name in ("file", "files") and not isinstance(value, str):
+                photos.append(value)
+            else:
+                given[name] = value
     elif body := await request.body():
-        given["file"] = UploadFile(io.BytesIO(body))
-    return model(**given)
+        photos = [UploadFile(io.BytesIO(body))]
+    if not 1 <= len(photos) <= most:
+        text = f"send at least 1 and at most {most} photos as `file` or `files`, not {len(photos)}"
+        raise Refused(422, "too_many_photos" if photos else "no_photo", text)
+    return parameters(**given), photos
 
 
 @dataclass(eq=False)
@@ -190,7 +177,7 @@ class Job:
 class Front:
     """What every request passes, as ASGI middleware before `app`; the jobs and their threads."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: SimpleNamespace):
         self.settings, self.stopping, self.jobs, self.app = settings, False, set(), None
         self.pool = ThreadPoolExecutor(settings.workers, "cut")
         # a photo at a time for each core is more than all cores for each photo
@@ -260,7 +247,7 @@ class Front:
 
     def is_key(self, given: str) -> bool:
         key = self.settings.api_key
-        return not key or hmac.compare_digest(given.encode(), key.get_secret_value().encode())
+        return not key or hmac.compare_digest(given.encode(), key.encode())
 
     async def key(self, request: Request) -> None:
         """Raises Refused for a key that is missing or wrong."""
@@ -288,9 +275,10 @@ class Front:
     def leave(self, job: Job) -> None:
         """Its place is free. After the last, memory goes back to the system: glibc keeps it."""
         self.jobs.discard(job)
-        if not self.jobs and hasattr(LIBC, "malloc_trim"):
+        if not self.jobs:
             gc.collect()  # requests lie in circles, with their photos
-            LIBC.malloc_trim(0)
+            with suppress(AttributeError, TypeError):  # other systems have no such function
+                ctypes.CDLL(None).malloc_trim(0)
 
     async def answer(self, request: Request, media_type: str, function, *args) -> Response:
         """The bytes and the facts that function(self, *args) returns, in a thread of the pool. What
@@ -329,11 +317,11 @@ def cut(front: Front, given: Parameters, photo: UploadFile) -> tuple[bytes, dict
     return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
 
 
-def cut_batch(front: Front, given: Batch, job: Job) -> tuple[bytes, dict]:
+def cut_batch(front: Front, given: Parameters, photos: list, job: Job) -> tuple[bytes, dict]:
     """A zip of all that can be cut out, and report.json on each."""
     packed, report = io.BytesIO(), []
     with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
-        for number, photo in enumerate(given.files, 1):
+        for number, photo in enumerate(photos, 1):
             if not job.wanted:
                 break
             name = photo.filename or "photo"
@@ -352,7 +340,7 @@ def cut_batch(front: Front, given: Batch, job: Job) -> tuple[bytes, dict]:
     return packed.getvalue(), {"photos": len(report), "failed": failed}
 
 
-def build(settings: Settings) -> Front:
+def build(settings: SimpleNamespace) -> Front:
     """The whole server: what its front leads to. Raises what `Predictor` raises."""
     front = Front(settings)
 
@@ -360,48 +348,48 @@ def build(settings: Settings) -> Front:
     async def lifespan(app):
         async with AsyncExitStack() as stack:
 
-            async def load():
-                """Gradio takes seconds to load: its page is made in a thread, visitors wait."""
-                host = await asyncio.to_thread(make_page, front)
-                await stack.enter_async_context(host.router.lifespan_context(host))
-                return host
-
             async def page(scope, receive, send):
                 await (await asyncio.shield(host))(dict(scope), receive, send)
 
-            if settings.page:
-                host, app.router.default = asyncio.create_task(load()), page
+            if settings.page:  # visitors wait for it
+                host, app.router.default = asyncio.create_task(load_page(front, stack)), page
             yield
 
     how = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
     how["exception_handlers"] = {HTTPException: refuse, Exception: refuse}
-    front.app = app = FastAPIOffline(title="unetlib: cut out photos", **how)  # offline: its /docs
+    app = FastAPIOffline(title="unetlib: cut out photos", **how)  # offline: its /docs
+    origins = (settings.cors or "").replace(",", " ").split()
+    front.app = CORSMiddleware(app, origins, ["*"], ["*"], expose_headers=["*"]) if origins else app
     keyed = [Depends(front.key)]
-    photos = [*keyed, Depends(front.place)]
 
-    @app.post("/remove-background", dependencies=photos, openapi_extra=form(Photo))
+    def takes_photos(path: str, parameters: type[BaseModel], **photos):
+        """A route that needs a key and a place; its form, for /docs, has these fields."""
+        schema = create_model("Form", __base__=parameters, **photos).model_json_schema()
+        body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+        how = {"dependencies": [*keyed, Depends(front.place)]}
+        return app.post(path, openapi_extra={"requestBody": body}, **how)
+
+    @takes_photos("/remove-background", Parameters, file=UploadFile)
     async def remove_background(request: Request) -> Response:
         """A photo, in a form or as the body itself -> its cut-out. The parameters may stand in the
         address as well. A file named `background` comes behind the figure."""
-        given = await read(request, Photo)
-        return await front.answer(request, f"image/{given.format}", cut, given, given.file)
+        given, [photo] = await read(request, Parameters)
+        return await front.answer(request, f"image/{given.format}", cut, given, photo)
 
-    @app.post("/api/remove", dependencies=photos, openapi_extra=form(RembgPhoto))
+    @takes_photos("/api/remove", RembgParameters, file=UploadFile)
     async def as_rembg(request: Request) -> Response:
         """A photo -> its cut-out as PNG, for clients of rembg's server."""
-        given = (await read(request, RembgPhoto)).ours()
-        return await front.answer(request, "image/png", cut, given, given.file)
+        given, [photo] = await read(request, RembgParameters)
+        return await front.answer(request, "image/png", cut, given.ours(), photo)
 
-    @app.post("/batch-remove-background", dependencies=photos, openapi_extra=form(Batch))
+    @takes_photos("/batch-remove-background", Parameters, files=list[UploadFile])
     async def batch_remove_background(request: Request) -> Response:
         """Photos, each as `files` -> a zip of their cut-outs and of report.json."""
-        given = await read(request, Batch)
-        if len(given.files) > settings.files:
-            most = f"1 to {settings.files} photos are expected as `files`, not {len(given.files)}"
-            raise Refused(422, "files", most)
-        return await front.answer(request, "application/zip", cut_batch, given, request.state.job)
+        job, (given, files) = request.state.job, await read(request, Parameters, settings.files)
+        return await front.answer(request, "application/zip", cut_batch, given, files, job)
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> Response:
         """Live if it answers, ready if it takes photos; 503 if not."""
         memory, ready = round(psutil.Process().memory_info().rss / 1e6), not front.stopping
@@ -411,11 +399,10 @@ def build(settings: Settings) -> Front:
     @app.get("/model-info", dependencies=keyed)
     async def model_info() -> dict:
         """The networks that a request may name, and the limits."""
-        limits = settings.model_dump(exclude={"api_key", "network", "host", "port", "cors"})
-        runs, names = front.networks.load().describe(), front.networks.files
-        about = {name: NETWORKS[name].about if name in NETWORKS else "" for name in names}
-        default = front.networks.default
-        return {"default": default, "runs": runs, "networks": about, "limits": limits}
+        files, limits = front.networks.files, {name: getattr(settings, name) for name in LIMITS}
+        about = {name: NETWORKS[name].about if name in NETWORKS else "" for name in files}
+        facts = {"default": front.networks.default, "runs": front.networks.load().describe()}
+        return facts | {"networks": about, "limits": limits}
 
     @app.get("/metrics", dependencies=keyed)
     async def metrics() -> Response:
@@ -425,57 +412,52 @@ def build(settings: Settings) -> Front:
     return front
 
 
-def make_page(front: Front) -> FastAPI:
-    """The page as an application of its own; where a key is needed, it is the password."""
-    most, pixels = front.settings.upload_mb, front.settings.megapixels
-    page = build_page(front.networks, lambda *args: front.pool.submit(*args).result(), most, pixels)
-    import gradio as gr
+async def load_page(front: Front, stack: AsyncExitStack) -> FastAPI:
+    """The page as an application of its own, until `stack` ends; where a key is needed, it is the
+    password. Gradio takes seconds to load, in threads: the server answers meanwhile."""
+    most, key = front.settings.upload_mb, front.settings.api_key
+    how = front.networks, lambda *args: front.pool.submit(*args).result()
+    page = await asyncio.to_thread(build_page, *how, most, front.settings.megapixels)
+    from gradio import mount_gradio_app
 
-    login = (lambda user, password: front.is_key(password)) if front.settings.api_key else None
     host = FastAPI(openapi_url=None)
     host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
-    how = {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * most)}
-    return gr.mount_gradio_app(host, page, "/", auth=login, **how)
+    how = {"auth": (lambda user, password: front.is_key(password)) if key else None}
+    how |= {"footer_links": [], "run_history": False, "max_file_size": int(1e6 * most)}
+    await asyncio.to_thread(mount_gradio_app, host, page, "/", **how)
+    await stack.enter_async_context(host.router.lifespan_context(host))
+    return host
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which ends gently."""
-
-    front: Front
+    """uvicorn, which ends gently, with what `build` makes."""
 
     async def shutdown(self, sockets=None) -> None:
         """What runs comes to its end, what waits or comes is refused, then the pages' streams."""
-        self.front.stopping = True
-        while self.front.jobs and not self.force_exit:
+        front = self.config.app
+        front.stopping = True
+        while front.jobs and not self.force_exit:
             await asyncio.sleep(0.05)
         for task in self.server_state.tasks:
             task.cancel()
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, ready: str, browser: bool = False) -> None:
+def run(settings: SimpleNamespace, ready: str, browser: bool = False) -> None:
     """Serve until SIGTERM (returns) or Ctrl-C (raises KeyboardInterrupt). `ready`: what is printed
     then, with the address. Raises OSError for a port that is taken, and what `Predictor` raises."""
     if settings.page:
         need("gradio", extra="serve")
     host, family = settings.host, socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, settings.port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen at {host}:{settings.port}: {error.strerror}") from error
+    listening = socket.create_server((host, settings.port), family=family)
     handler = logging.StreamHandler()
     names = {"levelname": "level", "message": "event", "exc_info": "traceback"}
     known = "%(levelname)s %(message)s"
     handler.setFormatter(JsonFormatter(known, rename_fields=names, timestamp="time"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
-    app = front = build(settings)
-    every = ["*"]
-    if origins := settings.cors.replace(",", " ").split():
-        app = CORSMiddleware(front, origins, every, every, expose_headers=every)
     how = {"log_config": None, "access_log": False, "server_header": False}
-    server = Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **how))
-    server.front = front
+    server = Server(uvicorn.Config(build(settings), timeout_graceful_shutdown=5, **how))
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(ready.format(address), flush=True)
     if browser:

@@ -13,8 +13,16 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 
+import cv2
+import numpy as np
+
+from unetlib.cutting import Cut, Recipe, cut_photo, read_background
+from unetlib.data import images
 from unetlib.errors import hint, need
+from unetlib.matting import cut_out
 from unetlib.paths import resolve
+from unetlib.predict import Predictor
+from unetlib.pretrained import NETWORKS
 
 KEPT = 1800  # seconds that files are kept
 SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
@@ -25,22 +33,11 @@ ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted 
 def within(source, megapixels: float):
     """`source`, a path or an open file, if by its header it has no more pixels than that. Raises
     TooLarge where it has, and what `load_image` raises."""
-    from unetlib.data.images import TooLarge, opened
-
-    with opened(source) as image:
+    with images.opened(source) as image:
         if image.width * image.height > 1e6 * megapixels:
             size = f"{image.width}×{image.height}"
-            raise TooLarge(f"{size} is more than {megapixels:g} megapixels")
+            raise images.TooLarge(f"{size} is more than {megapixels:g} megapixels")
     return source
-
-
-@lru_cache(4)
-def _predictor(network, device: str = "auto", threads: int | None = None):
-    from unetlib.predict import Predictor
-
-    if isinstance(network, Predictor):
-        return network
-    return Predictor(network, device, threads=threads)
 
 
 class Networks:
@@ -49,10 +46,7 @@ class Networks:
     as of `Predictor`."""
 
     def __init__(self, default: str = "people", device: str = "auto", threads: int | None = None):
-        from unetlib.pretrained import NETWORKS
-
         self.default, self.loading = Path(default).name, Lock()
-        self.device, self.threads = device, threads
         self.files = {self.default: default}
         for name, one in NETWORKS.items():
             whole = one.path.is_file() and one.bytes in (0, one.path.stat().st_size)
@@ -60,8 +54,9 @@ class Networks:
                 self.files[name] = name
         for path in resolve("outputs/checkpoints").glob("*.onnx"):
             self.files.setdefault(path.name, str(path))
+        self.predictor = lru_cache(4)(lambda file: Predictor(file, device, threads=threads))
 
-    def load(self, name: str | None = None):
+    def load(self, name: str | None = None) -> Predictor:
         """The `Predictor` of a name, None: the default; each is loaded once. Raises ValueError for
         a name that is not here, and what `Predictor` raises."""
         name = name or self.default
@@ -69,66 +64,56 @@ class Networks:
             known = f"There are {', '.join(self.files)}"
             raise ValueError(f"network {name!r} is not here.{hint(name, self.files)} {known}")
         with self.loading:
-            return _predictor(self.files[name], self.device, self.threads)
+            return self.predictor(self.files[name])
 
 
 @lru_cache(8)
-def _predicted(path: str, network, size: int | None, side: float):
-    """An upload as (photo, soft mask), of at most `side` pixels: what takes long."""
-    from unetlib.data.images import fit_within, open_photo, resize
-
-    photo = open_photo(path)
-    shape = fit_within(photo.rgb.shape[:2], side)
-    alpha = photo.alpha if photo.alpha is None else resize(photo.alpha, shape)
-    photo = replace(photo, rgb=resize(photo.rgb, shape), alpha=alpha)
-    return photo, _predictor(network).predict(photo.rgb, size)
+def _predicted(path: str, network: Predictor, size: int | None):
+    """An upload as (photo, soft mask), of at most SHOWN pixels: what takes long."""
+    photo = images.open_photo(path)
+    shape = images.fit_within(photo.rgb.shape[:2], SHOWN)
+    alpha = photo.alpha if photo.alpha is None else images.resize(photo.alpha, shape)
+    photo = replace(photo, rgb=images.resize(photo.rgb, shape), alpha=alpha)
+    return photo, network.predict(photo.rgb, size)
 
 
-def cut_upload(side, path, network, size, threshold, refine, ground, color, behind):
-    """A `Cut` with the page's settings, as `cut_photo` makes it of a photo of `side` pixels."""
-    from unetlib.cutting import Cut, Recipe, read_background
-    from unetlib.matting import cut_out
-
-    photo, soft = _predicted(path, network, size or None, side)
+def read_recipe(size, threshold, refine, ground, color, behind) -> Recipe:
+    """The page's settings as a `Recipe`; no file of this machine but `behind` is opened for it."""
     ground = {"colour": color, "picture": behind}.get(ground, ground)
-    behind = read_background(ground, files=ground == behind)  # no other file of this machine
-    recipe = Recipe(threshold, refine, background=behind)
-    return Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
+    background = read_background(ground, files=ground == behind)
+    return Recipe(threshold, refine, background=background, size=size or None)
 
 
-def preview(path: str | None, network, size: int, *settings):
+def preview(path: str | None, network: Predictor, *settings):
     """What the page shows of a photo: (photo, cut-out), soft mask, piece of the edge, text.
 
-    `network`: a `Predictor`, or what one is made of. It works on a copy of SHOWN pixels; the files
-    of the full size are made on request."""
-    import cv2
-    import numpy as np
-
-    from unetlib.data.images import image_size
-
+    `settings`: of `read_recipe`. It works on a copy of SHOWN pixels; the files of the full size are
+    made on request."""
     if not path:
         return None, None, None, ""
-    cut = cut_upload(SHOWN, path, network, size, *settings)
+    recipe = read_recipe(*settings)
+    photo, soft = _predicted(path, network, recipe.size)
+    cut = Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
     picture, soft, share = cut.shown, cut.cutout.soft, cut.cutout.foreground_share
     # the piece with most of the edge
     edge = cv2.blur(np.float32((soft > 0.1) & (soft < 0.9)), (PIECE + 1, PIECE + 1))
     middle = np.unravel_index(edge.argmax(), edge.shape)
     y, x = (max(0, min(n - PIECE // 2, m - PIECE)) for n, m in zip(middle, edge.shape, strict=True))
     piece = picture[y : y + PIECE, x : x + PIECE].repeat(2, 0).repeat(2, 1)
-    text = "{}×{} pixels, {:.0%} foreground. ".format(*image_size(path), share)
-    text += f"{_predictor(network).describe(size or None)}."
+    text = "{}×{} pixels, {:.0%} foreground. ".format(*images.image_size(path), share)
+    text += f"{network.describe(recipe.size)}."
     if not share:
         text = f"**Nothing reaches the threshold:** the highest value is {soft.max():.2f}. {text}"
-    return (cut.photo.rgb, picture), np.uint8(np.rint(255 * soft)), piece, text
+    return (photo.rgb, picture), np.uint8(np.rint(255 * soft)), piece, text
 
 
-def make_files(folder: str, paths: list[str], *settings) -> list[str]:
+def make_files(folder: str, paths: list[str], network: Predictor, *settings) -> list[str]:
     """The three files of a photo at its full size, as of `unetlib cut`; of several as a zip."""
     cuts, files, stems = Path(folder, "cut"), [], [Path(path).stem for path in paths]
     cuts.mkdir(parents=True)
     for n, path in enumerate(paths):
         stem = f"{stems[n]}_{n + 1}" if stems[n] in stems[:n] else stems[n]
-        files += cut_upload(inf, path, *settings).save(cuts, stem)
+        files += cut_photo(path, network, read_recipe(*settings)).save(cuts, stem)
     if len(paths) > 1:
         return [shutil.make_archive(f"{folder}/cutouts", "zip", cuts)]
     return [str(file) for file in files]
@@ -136,39 +121,32 @@ def make_files(folder: str, paths: list[str], *settings) -> list[str]:
 
 def build_page(
     network: "str | Networks" = "people",
-    run: Callable | None = None,
+    run: Callable = lambda function, *args: function(*args),
     upload_mb: float | None = None,
     megapixels: float = inf,
 ):
     """The page as `gradio.Blocks`. `network`: the one that is chosen at the start; the others that
-    are here can be chosen too. `run(function, *args)` does what takes long, None: at once. Limits
-    of a photo: `upload_mb` is said here, and held by who serves the page; `megapixels` is held
-    here. Raises what `Predictor` raises, and ImportError without Gradio."""
+    are here can be chosen too. `run(function, *args)` does what takes long, by default at once.
+    Limits of a photo: `upload_mb` is said here, and held by who serves the page; `megapixels` is
+    held here. Raises what `Predictor` raises, and ImportError without Gradio."""
     need("gradio", extra="serve")
     networks = network if isinstance(network, Networks) else Networks(network)
     networks.load()  # what cannot be used is said here, not to the visitors
-    run = run or (lambda function, *args: function(*args))
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
-    from gradio.utils import get_upload_folder
-
-    from unetlib.data.images import SUFFIXES
 
     videos = sorted(resolve("outputs").glob("**/videos/*.mp4"))
     skimage = find_spec("skimage")
     example = skimage and Path(skimage.origin).with_name("data") / "astronaut.png"
     examples = [("astronaut (example)", str(example))] if example else []
-    kept = get_upload_folder()
-    os.makedirs(kept, exist_ok=True)
-    kinds = {"file_types": ["image", *SUFFIXES], "height": 150}
+    kinds = {"file_types": ["image", *images.SUFFIXES], "height": 150}
 
     @contextmanager
-    def told(*paths):  # what goes wrong is one line on the page, and no traceback in the terminal
+    def told(paths, *settings):  # what goes wrong is a line on the page, no traceback in a terminal
+        *_, ground, _, behind = settings
         try:
-            for path in filter(None, paths):
+            for path in filter(None, [*paths, behind if ground == "picture" else None]):
                 within(path, megapixels)
-            if shutil.disk_usage(kept).free < 100e6:
-                raise OSError("the disk of the machine that serves this page is full")
             yield
         except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
             text = re.sub(r"^\S+[/\\]", "", str(error))  # visitors know files without folders
@@ -178,18 +156,13 @@ def build_page(
         choices = [(Path(path).name, path) for path in paths or []] + examples
         return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 
-    def laid_behind(*rest):
-        *_, ground, _, behind = rest
-        return behind if ground == "picture" else None
-
     def show(path, name, *rest):
-        with told(path, laid_behind(*rest)):
+        with told([path], *rest):
             return run(preview, path, networks.load(name), *rest)
 
     def make(paths, path, name, *rest):
         paths = paths or [path]
-        own = tempfile.TemporaryDirectory()  # Gradio copies the files
-        with told(*paths, laid_behind(*rest)), own as folder:
+        with told(paths, *rest), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
             files = run(make_files, folder, paths, networks.load(name), *rest)
             yield gr.File(files, visible=True)
 
