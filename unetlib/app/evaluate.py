@@ -25,6 +25,7 @@ WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their siz
 @click.option("--all", "everything", is_flag=True, help="All networks in outputs.")
 @click.option("--source", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--all-photos", is_flag=True, help="All photos of the source, not its val photos.")
+@click.option("--seed", type=click.IntRange(0), help="Of the division into train and val.")
 @click.option("--predictions", metavar="DIR", help="Masks made elsewhere, with --masks.")
 @click.option("--masks", metavar="DIR", help="The true masks of --predictions.")
 @click.option("--threshold", default="0.5", show_default=True, help="Or best, on these photos.")
@@ -33,7 +34,9 @@ WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their siz
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("-o", "--into", metavar="DIR", help="Where to [outputs/evaluation/NAME].")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier evaluation there.")
-def evaluate(models, named, everything, source, all_photos, predictions, masks, threshold, **how):
+def evaluate(
+    models, named, everything, source, all_photos, seed, predictions, masks, threshold, **how
+):
     """How good is a network, on which photos does it fail and why, is it better than that one?
 
     \b
@@ -60,7 +63,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         notes = [f"Masks of {predictions}, measured with those of {masks}"]
     else:
         networks = find_models(() if everything else models or ["best"])
-        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
+        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos, seed)
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
     into = how["into"] or resolve("outputs/evaluation") / name
     folder = typed(into).absolute()
@@ -97,11 +100,11 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     sys.exit(1 if failed else 0)
 
 
-def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[list, list]:
+def choose_photos(network, source, all_photos, seed) -> tuple[list, list]:
     """(pairs, notes on them): the val photos, or all, of `source` or of the network's training."""
     from unetlib.app.train import open_photos
 
-    data = open_photos(network, source, **{"val_fraction": 0.0} if all_photos else {})
+    data = open_photos(network, source, val_fraction=0.0 if all_photos else None, seed=seed)
     pairs = [*(data.train if all_photos else ()), *data.val]
     side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
     notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
@@ -123,7 +126,8 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     summaries = {name: one.scores() for name, one in found.items()}
     for row in (*board, *(score for scores in summaries.values() for score in scores.values())):
         row |= {key: None for key, value in row.items() if value != value}  # JSON has no NaN
-    record = {"notes": notes, "networks": board, "scores": summaries}
+    record = {"notes": notes, "photos": len(next(iter(found.values())).columns["id"])}
+    record |= {"networks": board, "scores": summaries}
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
     lines = csv.writer(text := io.StringIO(), lineterminator="\n")
     lines.writerow(["model", *next(iter(found.values())).columns])

@@ -84,8 +84,8 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def open_photos(network: Path, source: str | None = None, **changes):
     """The photos of `source`, or, without one, of the training that made `network`: a file, or the
-    .pth beside it. Divided as by then, except for `changes` of the settings. Returns a Source;
-    raises ValueError that says how to name other photos."""
+    .pth beside it. Divided as by then, except for `changes` of the settings that are not
+    None. Returns a Source; raises ValueError that says how to name other photos."""
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
@@ -98,7 +98,7 @@ def open_photos(network: Path, source: str | None = None, **changes):
             how |= load_checkpoint(path).extra
         if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
             how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
-        how |= changes
+        how |= {name: value for name, value in changes.items() if value is not None}
         return open_settings(**{name: how[name] for name in signature(open_settings).parameters})
     except (ValueError, OSError) as error:
         advice = "" if source else ". --source SPEC says which photos to take"
