@@ -250,7 +250,7 @@ def run_cells(path: str, seconds: str) -> None:
     how = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
     how |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
     how |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
-    NotebookClient(notebook, **how).execute(cwd=Path(path).parent)
+    NotebookClient(notebook, kernel_name="python3", **how).execute(cwd=Path(path).parent)
 
 
 def use_own_checks(notebook, original, place: Path) -> None:
