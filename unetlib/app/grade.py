@@ -339,10 +339,9 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
         finally:  # also after Ctrl-C
             grader.stop.set()
     if len(folders) > 1:
-        points = [{item["title"]: item["points"] for item in one["items"]} for one in grades]
-        table = pd.DataFrame(grades).drop(columns="items")
-        table = pd.concat([table, pd.DataFrame(points)], axis=1)
-        table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
+        for row in grades:
+            row |= {item["title"]: item["points"] for item in row.pop("items")}
+        table = pd.DataFrame(grades).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
         place = folders[0].parent / "grades.csv"
         write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
         click.echo(f"table: {place}")
