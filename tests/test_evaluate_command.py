@@ -140,6 +140,11 @@ def test_the_val_photos_are_divided_as_in_the_training(root, photos, call):
     assert code == 0, err
     table = pd.read_csv(root / "outputs/evaluation/best_model/evaluation.csv")
     assert table["id"].tolist() == [pair.id for pair in open_settings(**how).val]
+    args = ["--no-difficulty", "--source", photos, "--seed", 3, "-o", "third"]
+    assert call("best", *args)[0] == 0
+    assert record(Path("third"))["photos"] == len(open_source(photos, seed=3).val)
+    table = pd.read_csv("third/evaluation.csv")
+    assert table["id"].tolist() == [pair.id for pair in open_source(photos, seed=3).val]
 
 
 def test_masks_of_another_program(root, photos, call, tmp_path):

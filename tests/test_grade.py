@@ -142,10 +142,14 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_done(toy, tmp_path):
 
 
 def test_files_that_are_not_the_students_own(toy, tmp_path):
-    """Links out of the submission, a folder where the grader's file belongs, names of a browser."""
+    """Links out of the submission, a folder where the grader's file belongs, names of a browser, a
+    kernel of another machine."""
     good, sly, blocked = (tmp_path / "class" / name for name in ("ann", "bob", "cleo"))
     write_part(good / "unet" / "01_data.ipynb", "print('hello')")
-    (good / "unet" / "01_data.ipynb").rename(good / "unet" / "Copy of 01_data (1).ipynb")
+    text = (good / "unet" / "01_data.ipynb").read_text(encoding="utf-8")
+    (good / "unet" / "01_data.ipynb").unlink()
+    text = text.replace('"name": "python3"', '"name": "hers"')  # a kernel that only she has
+    (good / "unet" / "Copy of 01_data (1).ipynb").write_text(text, encoding="utf-8")
     write_part(sly / "01_data.ipynb", "import os\nassert not os.path.exists('made.txt')")
     (sly / "04_evaluate.ipynb").symlink_to(toy / "notebooks" / "04_evaluate.ipynb")
     (sly / "made.txt").symlink_to(toy / "rubric.yaml")

@@ -25,6 +25,7 @@ WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their siz
 @click.option("--all", "everything", is_flag=True, help="All networks in outputs.")
 @click.option("--source", metavar="SPEC", help="Photos [those of the training].")
 @click.option("--all-photos", is_flag=True, help="All photos of the source, not its val photos.")
+@click.option("--seed", type=click.IntRange(0), help="Of the division into train and val.")
 @click.option("--predictions", metavar="DIR", help="Masks made elsewhere, with --masks.")
 @click.option("--masks", metavar="DIR", help="The true masks of --predictions.")
 @click.option("--threshold", default="0.5", show_default=True, help="Or best, on these photos.")
@@ -51,6 +52,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
+    from unetlib.app.train import open_photos
     from unetlib.evaluate import compare, find_models, match_predictions, measure
     from unetlib.predict import Predictor
 
@@ -60,15 +62,22 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         notes = [f"Masks of {predictions}, measured with those of {masks}"]
     else:
         networks = find_models(() if everything else models or ["best"])
-        pairs, notes = choose_photos(next(iter(networks.values())), source, all_photos)
+        share = 0.0 if all_photos else None
+        first = next(iter(networks.values()))
+        data = open_photos(first, source, val_fraction=share, seed=how["seed"])
+        pairs = [*(data.train if all_photos else ()), *data.val]
+        side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
+        notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
+        if all_photos and not source:
+            notes.append("Photos of the training are among these: it looks better than it is")
+        notes += data.describe().split("\n")[1:]
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
-    into = how["into"] or resolve("outputs/evaluation") / name
-    folder = typed(into).absolute()
+    folder = typed(how["into"] or resolve("outputs/evaluation") / name).absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"saliency": how["saliency"], "difficulty": how["difficulty"] and not predictions}
-    predictors, found, failed = {}, {}, {}
+    predictors, found, failed = {}, {}, []
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: notes.append(str(message))
         for name, path in networks.items():
@@ -76,38 +85,23 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
                 predictors[name] = path and Predictor(path, how["device"])
                 found[name] = measure(predictors[name], pairs, threshold, **columns)
             except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
-                failed[name] = error
+                failed.append(error)
+                notes.append(f"{name} failed: {str(error) or 'out of memory'}")
     if not found:
-        raise next(iter(failed.values()))
+        raise failed[0]
     notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
-    notes += [f"{name} failed: {str(e) or 'out of memory'}" for name, e in failed.items()]
     board = compare(found)
     top = board[0]["name"]
-    said, files = write(folder, found, board, list(dict.fromkeys(notes))), [*FILES]
+    said = write(folder, found, board, list(dict.fromkeys(notes)))
     for part in said:
         plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
         click.echo(html.unescape(plain))
-    title = f"Evaluation: {', '.join(found)}"
     try:
-        draw(folder / files[0], said, found[top], predictors[top], pairs, title)
+        draw(folder / FILES[0], said, found[top], predictors[top], pairs, ", ".join(found))
     except ImportError as error:  # the base installation measures the same
-        (folder / files.pop(0)).unlink(missing_ok=True)  # an earlier one
         click.echo(f"no page: {error}")
-    click.echo(f"written to {folder}: {', '.join(files)}")
+    click.echo(f"written to {folder}")
     sys.exit(1 if failed else 0)
-
-
-def choose_photos(network: Path, source: str | None, all_photos: bool) -> tuple[list, list]:
-    """(pairs, notes on them): the val photos, or all, of `source` or of the network's training."""
-    from unetlib.app.train import open_photos
-
-    data = open_photos(network, source, **{"val_fraction": 0.0} if all_photos else {})
-    pairs = [*(data.train if all_photos else ()), *data.val]
-    side = "photos" if all_photos else f"val photos (of {len(data.train) + len(data.val):,})"
-    notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
-    if all_photos and not source:
-        notes.append("Photos of the training are among these: it looks better than it is")
-    return pairs, notes + data.describe().split("\n")[1:]
 
 
 def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> list:
@@ -119,11 +113,10 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     from unetlib.evaluate import DIFFICULTIES
     from unetlib.scores import SALIENCY, SCORES
 
-    known = SCORES | SALIENCY
-    summaries = {name: one.scores() for name, one in found.items()}
-    for row in (*board, *(score for scores in summaries.values() for score in scores.values())):
-        row |= {key: None for key, value in row.items() if value != value}  # JSON has no NaN
-    record = {"notes": notes, "networks": board, "scores": summaries}
+    known, photos = SCORES | SALIENCY, len(next(iter(found.values())).columns["id"])
+    record = {"notes": notes, "photos": photos, "networks": board}
+    record |= {"scores": {name: one.scores() for name, one in found.items()}}
+    record = json.loads(json.dumps(record), parse_constant=lambda name: None)  # JSON has no NaN
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
     lines = csv.writer(text := io.StringIO(), lineterminator="\n")
     lines.writerow(["model", *next(iter(found.values())).columns])
@@ -133,10 +126,10 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     write_whole(folder / FILES[1], text.getvalue().encode(errors="backslashreplace"))
 
     name, best, error = (board[0][key] for key in ("name", "best_threshold", "calibration_error"))
-    one, scores = found[name], summaries[name]
+    one, scores = found[name], record["scores"][name]
     said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
     if len(found) > 1:
-        said += ["## Which is the best, and is it better or was it luck?", board]
+        said += ["## Which is the best, and is it better or was it luck?", record["networks"]]
     said += [f"## Scores of {code(name)} at threshold {one.threshold:g}"]
     said += [[{"score": known[key].label} | scores[key] for key in known if key in scores]]
     said += [f"Best threshold {best:g} (by IoU), calibration error {error:.3f}"]
@@ -145,28 +138,27 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
         for key in DIFFICULTIES:
             values = np.asarray(one.columns[key])
             part = np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75]), right=True)
-            means = {str(n + 1): iou[part == n].mean() for n in range(4) if n in part}
-            rows.append({"quarter": key} | dict.fromkeys("1234") | means)
+            means = {str(n + 1): iou[part == n].mean() if n in part else None for n in range(4)}
+            rows.append({"quarter": key} | means)
         said += ["## IoU from the easiest quarter of photos to the hardest", rows]
     return said
 
 
 def as_text(rows: list[dict]) -> str:
     """A table for the terminal: names to the left, numbers to the right, with three digits."""
-    cells = [[*rows[0]]]
+    lines = [[*rows[0]]]
     for row in rows:
         plain = ("–" if value is None else value for value in row.values())
-        cells.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in plain])
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ([*map(str.rjust, line, wide)] for line in cells)
-    return "\n".join(" ".join([line[0].strip().ljust(wide[0]), *line[1:]]) for line in padded)
+        lines.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in plain])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    form = " ".join(f"{{:>{width}}}" for width in widths).replace(">", "<", 1)
+    return "\n".join(form.format(*line) for line in lines)
 
 
-def draw(page: Path, said: list, one, predictor, pairs: list, title: str) -> None:
+def draw(page: Path, said: list, one, predictor, pairs: list, names: str) -> None:
     """The page: what is said, and of one network the worst and the best photos, with pictures.
     Raises ImportError without the extra "course"."""
     need("nbconvert", "pandas", extra="course")
-    import numpy as np
     import pandas as pd
 
     from unetlib.app.pages import write_page
@@ -177,18 +169,17 @@ def draw(page: Path, said: list, one, predictor, pairs: list, title: str) -> Non
 
     tables = [p if isinstance(p, str) else pd.DataFrame(p).set_index([*p[0]][0]) for p in said]
     table, known = one.table.set_index("id").sort_values("iou"), SCORES | SALIENCY
-    shown, files = [], {pair.id: pair for pair in pairs}
-    order = np.argsort(one.columns["iou"], kind="stable").tolist()
-    for n in order[:WORST] + order[WORST:][-BEST:]:
-        id, iou = (one.columns[key][n] for key in ("id", "iou"))
+    shown, files = [], {pair.id.encode(errors="backslashreplace").decode(): pair for pair in pairs}
+    for id, iou in pd.concat([table[:WORST], table[WORST:][-BEST:]])["iou"].items():
         pictures = predict_pair(predictor, files[id])[:3]
         photo, matte, soft = (resize(p, fit_within(p.shape[:2], SHOWN_SIDE)) for p in pictures)
         errors = error_map(matte >= 0.5, soft >= one.threshold)
-        about = f"{id[-20:]}, IoU {iou:.3f}".encode(errors="backslashreplace").decode()
+        about = f"{id[-20:]}, IoU {iou:.3f}"
         titles = about, "truth", "soft prediction", "orange: false positive, blue: missed"
         shown += zip(titles, (photo, matte, soft, errors), strict=True)
-    levels = pd.DataFrame(one.sweep).set_index("threshold").filter(np.arange(1, 10) / 10, axis=0)
+    tenths = [n / 10 for n in range(1, 10)]
+    levels = pd.DataFrame(one.sweep).set_index("threshold").filter(tenths, axis=0)
     legend = "\n".join(f"- **{score.label}**: {score.says}" for score in known.values())
     worst = table.filter([*known, "hard"]).head(200)  # the .csv has all
     parts = [*tables, levels, "## The worst and the best", contact_sheet(shown, 4), worst, legend]
-    write_page(page, title, parts)
+    write_page(page, f"Evaluation: {names}", parts)

@@ -111,22 +111,22 @@ class Grader:
         fails, it has none, and the flags say why: the others are graded all the same."""
         import pandas as pd
 
-        place = Path(tempfile.mkdtemp(dir=self.work))
+        place, out_of = Path(tempfile.mkdtemp(dir=self.work)), sum(i["points"] for i in self.items)
+        grade = {"submission": folder.name, "points": 0, "out_of": out_of, "flags": ""}
         try:
-            grade = self.rerun(folder, place)
+            grade |= self.rerun(folder, place)
             write_whole(folder / "grade.json", json.dumps(grade, indent=2).encode())
             table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
-            points = f"## {grade['points']:g} of {grade['out_of']:g} points"
+            points = f"## {grade['points']:g} of {out_of:g} points"
             write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
         except Exception as error:
-            nothing = [(0, "")] * len(self.items)
-            grade = summary(folder.name, self.items, nothing, f"not graded: {error}")
+            grade |= {"points": 0, "flags": f"not graded: {error}", "items": []}
         shutil.rmtree(place, ignore_errors=True)
-        click.echo(f"  {folder.name:<24} {grade['points']:g} of {grade['out_of']:g}")
+        click.echo(f"  {folder.name:<24} {grade['points']:g} of {out_of:g}")
         return grade
 
     def rerun(self, folder: Path, place: Path) -> dict:
-        """What grade.json holds, from a copy in `place`."""
+        """Points, flags and items of grade.json, from a copy in `place`."""
         import nbformat
 
         copy = place / "submission"
@@ -136,11 +136,12 @@ class Grader:
         (place / "outputs").mkdir()
         record = find(copy, "metrics.json")
         outputs = [record.parent if record else copy, place / "outputs"]
-        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}, "flags": ""}
+        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}}
+        flags, items = "", []
         try:
             facts["scores"] = self.measure(copy, outputs[0], place)
         except Exception as error:  # a file may be broken in any way
-            facts["flags"] = str(error)[:1000]
+            flags = str(error)[:1000]
         end = time.monotonic() + 8 * self.timeout + START * len(self.course)
         for stem, original in self.course.items():
             notebook, problem = nbformat.v4.new_notebook(), f"there is no notebook {stem}"
@@ -150,14 +151,18 @@ class Grader:
                     use_own_checks(notebook, original, place)
                     nbformat.write(notebook, path)
                     seconds = min(START + 4 * self.timeout, end - time.monotonic())
-                    problem = self.limited("run_cells", path, place, seconds)
+                    problem = self.limited(__name__, [path, f"{self.timeout:g}"], place, seconds)
                     notebook = run.read_notebook(path)
                 except ValueError as error:
                     problem = str(error)
             facts["notebook"][stem], hints = read_executed(notebook, original, problem)
             facts["exercise"] |= {(stem, name): why for name, why in hints.items()}
-        shares = [share_of(item, facts) for item in self.items]
-        return summary(folder.name, self.items, shares, facts["flags"])
+        for item in self.items:
+            share, reason = share_of(item, facts)
+            row = {"title": item["title"], "points": round(share * item["points"], 2)}
+            items.append(row | {"out_of": item["points"], "reason": reason})
+        points = round(sum(row["points"] for row in items), 2)
+        return {"points": points, "flags": flags, "items": items}
 
     def measure(self, copy: Path, handed_in: Path, place: Path) -> dict[str, float]:
         """The scores of the checkpoint that was handed in. Raises ValueError if those in
@@ -166,36 +171,38 @@ class Grader:
         claimed, about = record["evaluation"], record["run"]
         if not claimed:
             raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
-        asked = SETTINGS | (run.declared_parameters(notebook) if notebook else {})
-        asked |= run.PRESETS.get(about.get("preset"), {}) | about.get("parameters", {})
         if claimed.get("source") != "synthetic":
             raise ValueError("the scores are of photos that cannot be drawn again")
-        photos = [f"{place}/photos", *(asked[key] for key in SETTINGS)]
-        job = {"photos": photos, "threshold": claimed.get("threshold", 0.5)}
-        file, network = place / "job.json", handed_in / "checkpoints" / "best_model.pth"
-        file.write_text(json.dumps(job | {"network": str(network)}))
-        if reason := self.limited("measure_checkpoint", file, place, 600 + self.timeout):
+        asked = SETTINGS | (run.declared_parameters(notebook) if notebook else {})
+        asked |= run.PRESETS.get(about.get("preset"), {}) | about.get("parameters", {})
+        count, size, seed = (int(asked[key]) for key in SETTINGS)
+        drawn = f"synthetic:{place}/photos?count={count}&size={size}"
+        command = ["evaluate", handed_in / "checkpoints" / "best_model.pth", "--source", drawn]
+        command += ["--seed", seed, "--threshold", claimed.get("threshold", 0.5)]
+        command += ["--no-difficulty", "-o", place / "measured"]
+        if reason := self.limited("unetlib", command, place, 600 + self.timeout):
             raise ValueError(f"the network could not be measured: {reason}")
-        scores = json.loads(file.read_text())
-        for name in scores.keys() & {key for key in claimed if claimed[key] is not None}:
-            claim, value = claimed[name], scores[name]
+        measured = json.loads((place / "measured" / "metrics.json").read_text())
+        (scores,) = measured["scores"].values()
+        means = {name: score["mean"] for name, score in scores.items()}
+        for name, value in means.items():
+            claim = claimed.get(name, value)
             if not isinstance(claim, float) or abs(claim - value) > TOLERANCE:
                 raise ValueError(f"forged: {name} {claim!s:.9}, measured was {value:.3f}")
-        return scores
+        return means | {"photos": measured["photos"]}
 
-    def limited(self, function: str, argument: Path, place: Path, seconds: float) -> str:
-        """Call a function of this file in a process of its own, and end all that it started.
-        Returns why it was stopped ("it took more than 4 GB of memory") or failed, else ""."""
+    def limited(self, module: str, arguments: list, place: Path, seconds: float) -> str:
+        """Run a module in a process of its own, and end all that it started. Returns why it was
+        stopped ("it took more than 4 GB of memory") or failed, else ""."""
         import psutil
 
         environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(place))
         environment["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
         environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
-        program = f"import sys; from unetlib.app import grade; grade.{function}(*sys.argv[1:])"
-        command = [sys.executable, "-P", "-c", program, str(argument), f"{self.timeout:g}"]
+        command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
         end, reason, log = time.monotonic() + seconds, "", place / "log.txt"
         with open(log, "wb") as file:
-            options = {"cwd": argument.parent, "env": environment, "stdout": file, "stderr": file}
+            options = {"cwd": place, "env": environment, "stdout": file, "stderr": file}
             options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
             process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
@@ -243,7 +250,7 @@ def run_cells(path: str, seconds: str) -> None:
     how = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
     how |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
     how |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
-    NotebookClient(notebook, **how).execute()
+    NotebookClient(notebook, kernel_name="python3", **how).execute(cwd=Path(path).parent)
 
 
 def use_own_checks(notebook, original, place: Path) -> None:
@@ -275,21 +282,6 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
     return (ran / count, f"{ran} of {count} cells ran. {problem}"[:600]), hints
 
 
-def measure_checkpoint(path: str, _: str) -> None:
-    """In a process of its own: put into a file what the network that it names reaches on the
-    validation photos that it names."""
-    from unetlib.data.dataset import open_dataset
-    from unetlib.evaluate import measure
-    from unetlib.predict import Predictor
-
-    job = json.loads(Path(path).read_text())
-    photos = open_dataset(*job["photos"]).val
-    found = measure(Predictor(job["network"]), photos, job["threshold"])
-    means = {name: score["mean"] for name, score in found.scores(resamples=1).items()}
-    means |= {"photos": len(found.columns["id"])}
-    Path(path).write_text(json.dumps(means))
-
-
 def share_of(item: dict, facts: dict) -> tuple[float, str]:
     """Which share of an item's points there is, and why."""
     kind, name, limit = item["kind"], item["name"], item.get("at_least", item.get("at_most", 1))
@@ -311,17 +303,6 @@ def share_of(item: dict, facts: dict) -> tuple[float, str]:
     reached = [points for step, points in steps.items() if sign * value >= sign * step]
     reason = f"{name} {value:.3f} on {facts['scores']['photos']:g} photos, asked is {limit:g}"
     return max(reached, default=0) / (item["points"] or 1), reason
-
-
-def summary(name: str, items: list[dict], shares: list[tuple[float, str]], flags: str) -> dict:
-    """A submission's points, as they stand in grade.json."""
-    rows = []
-    for item, (share, reason) in zip(items, shares, strict=True):
-        row = {"title": item["title"], "points": round(share * item["points"], 2)}
-        rows.append(row | {"out_of": item["points"], "reason": reason})
-    points, out_of = (sum(row[key] for row in rows) for key in ("points", "out_of"))
-    grade = {"submission": name, "points": round(points, 2), "out_of": out_of}
-    return grade | {"flags": flags, "items": rows}
 
 
 @click.command(cls=Command, short_help="Grade a run, or a folder of submissions.")
@@ -358,10 +339,13 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
         finally:  # also after Ctrl-C
             grader.stop.set()
     if len(folders) > 1:
-        points = [{item["title"]: item["points"] for item in one["items"]} for one in grades]
-        table = pd.DataFrame(grades).drop(columns="items")
-        table = pd.concat([table, pd.DataFrame(points)], axis=1)
-        table = table.replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
+        for row in grades:
+            row |= {item["title"]: item["points"] for item in row.pop("items")}
+        table = pd.DataFrame(grades).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
         place = folders[0].parent / "grades.csv"
         write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
         click.echo(f"table: {place}")
+
+
+if __name__ == "__main__":
+    run_cells(*sys.argv[1:])

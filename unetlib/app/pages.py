@@ -46,9 +46,8 @@ def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
     exporter.exclude_input = exporter.optimistic_validation = True  # cells may have the same id
     sanitize = SanitizeHTML(tags=TAGS.split(), attributes={"a": ["href"], "td": ["align"]})
     exporter.register_preprocessor(sanitize, enabled=True)
-    about = {"metadata": {"name": title}}
-    page, _ = exporter.from_notebook_node(new_notebook(cells=cells), resources=about)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    notebook = new_notebook(cells=cells, metadata={"title": title})
+    page, _ = exporter.from_notebook_node(notebook)
     write_whole(Path(path), page.encode("utf-8", "backslashreplace"))
     return Path(path)
 

@@ -16,6 +16,7 @@ import time
 from collections import ChainMap
 from datetime import datetime
 from importlib import metadata
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,13 @@ import unetlib
 from unetlib.app import Command
 from unetlib.app.pages import code, write_page
 from unetlib.errors import hint
-from unetlib.paths import (
-    find_input,
-    only_writer,
-    project_root,
-    read_text,
-    resolve,
-    typed,
-    write_whole,
-)
+from unetlib.paths import find_input, only_writer, project_root, read_text, resolve, write_whole
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
 SMOKE = {"image_size": 64, "count": 60, "epochs": 2, "steps": 10, "data_dir": "outputs/smoke"}
 FULL = {"image_size": 256, "count": 6000, "epochs": 60}
+VERDICT = "application/vnd.unetlib.exercise+json"  # checks.MIME, without importing PyTorch
 LARGEST_FILE = 50_000_000  # bytes of a notebook with its output
 PRESETS = {"smoke": SMOKE, "quick": {}, "full": FULL}
 
@@ -103,18 +97,9 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
             checked[name] = kind(text)
         except click.BadParameter as error:
             raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
-        if name == "photo" or (name == "data_dir" and typed(text).is_dir()):
+        if name == "photo" or (name == "data_dir" and Path(text).is_dir()):
             checked[name] = str(find_input(text))
     return checked
-
-
-def select(notebooks: list[Path], start: str) -> list[Path]:
-    """The notebooks from `start` on: "04", "4" or "04_evaluate"."""
-    for number, path in enumerate(notebooks):
-        if path.stem.startswith(start.zfill(2)):
-            return notebooks[number:]
-    known = ", ".join(path.stem for path in notebooks)
-    raise ValueError(f"no notebook {start!r}: --from names one of {known}")
 
 
 def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, dict]:
@@ -127,10 +112,9 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
     if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    click.get_current_context().with_resource(only_writer(folder))
     record = read_record(folder)
     run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
-    click.get_current_context().with_resource(only_writer(folder))
     if record["run"] and not part:
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
     run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}"}
@@ -200,20 +184,19 @@ def write_report(folder: Path) -> Path:
     import pandas as pd
 
     record = read_record(folder)
-    run, scores, solved, executed = record["run"], record["evaluation"], {}, []
-    given = "".join(f" -p {name} {value}" for name, value in run.get("parameters", {}).items())
-    parts = [f"{code('unetlib run ' + run.get('preset', '') + given)}: **{run.get('status')}**"]
-    parts += [states := pd.DataFrame(run.get("notebooks", {})).T]
-    for stem in states.index:
-        if (path := folder / f"{stem}.ipynb").is_file():
-            executed.append(nbformat.read(path, as_version=4))
-            solved |= verdicts(executed[-1])
+    run, scores = record["run"], record["evaluation"]
+    given = "".join(f" -p {name} {value}" for name, value in run["parameters"].items())
+    parts = [f"{code('unetlib run ' + run['preset'] + given)}: **{run['status']}**"]
+    parts += [pd.DataFrame(run["notebooks"]).T]
+    files = filter(Path.is_file, (folder / f"{stem}.ipynb" for stem in run["notebooks"]))
+    executed = [nbformat.read(path, as_version=4) for path in files]
+    solved = {name: one for notebook in executed for name, one in verdicts(notebook).items()}
     if scores:
         parts += ["## Scores", pd.json_normalize(scores, sep=", ").T.set_axis([""], axis=1)]
     if solved:
         table = pd.DataFrame(solved).T[["passed", "hint"]]
         parts += [f"## Exercises: {sum(table['passed'])} of {len(table)} solved", table]
-    about = {"": {"started": run.get("started")} | run.get("versions", {})}
+    about = {"": {"started": run["started"]} | run["versions"]}
     parts += ["## Made with", pd.DataFrame(about), *executed]
     return write_page(folder / "report.html", f"Run {folder.name}", parts)
 
@@ -221,12 +204,11 @@ def write_report(folder: Path) -> Path:
 def verdicts(notebook) -> dict[str, dict]:
     """What the checks of an executed notebook said: grade_id -> {"passed": bool, "hint"}."""
     return {
-        cell.metadata.nbgrader.grade_id: data
+        cell.metadata.nbgrader.grade_id: output.data[VERDICT]
         for cell in notebook.cells
         for output in cell.get("outputs", [])
-        if output.output_type == "execute_result" and "nbgrader" in cell.metadata
-        for kind, data in output.data.items()
-        if kind.endswith("unetlib.exercise+json")  # checks.MIME, without importing PyTorch
+        if output.output_type == "execute_result" and VERDICT in output.data
+        if "nbgrader" in cell.metadata
     }
 
 
@@ -254,7 +236,11 @@ def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
             click.echo(path.stem)
             click.echo("".join(f"  {key:<14} {value!r}\n" for key, value in defaults.items()))
         return
-    selected = select(notebooks, start) if start else notebooks
+    first = start.zfill(2) if start else ""  # "04", "4" or "04_evaluate"
+    selected = [*dropwhile(lambda path: not path.stem.startswith(first), notebooks)]
+    if not selected:
+        known = ", ".join(path.stem for path in notebooks)
+        raise ValueError(f"no notebook {start!r}: --from names one of {known}")
     given = check_parameters(dict(parameters), ChainMap(*declared.values()))
     folder, record = open_run(preset, name, part=bool(start))
     about, preset = record["run"], record["run"]["preset"]

@@ -84,8 +84,8 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def open_photos(network: Path, source: str | None = None, **changes):
     """The photos of `source`, or, without one, of the training that made `network`: a file, or the
-    .pth beside it. Divided as by then, except for `changes` of the settings. Returns a Source;
-    raises ValueError that says how to name other photos."""
+    .pth beside it. Divided as by then, except for `changes` of the settings that are not
+    None. Returns a Source; raises ValueError that says how to name other photos."""
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
@@ -98,7 +98,7 @@ def open_photos(network: Path, source: str | None = None, **changes):
             how |= load_checkpoint(path).extra
         if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
             how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
-        how |= changes
+        how |= {name: value for name, value in changes.items() if value is not None}
         return open_settings(**{name: how[name] for name in signature(open_settings).parameters})
     except (ValueError, OSError) as error:
         advice = "" if source else ". --source SPEC says which photos to take"
@@ -164,7 +164,6 @@ def run_training(o: TrainOptions):
     With `processes` above 1 it starts so many; under a launcher it is one of those started.
     Returns the FitResult. Raises what `build_model`, `open_settings` and `fit` raise.
     """
-    import numpy as np
     import yaml
     from accelerate import PartialState
 
@@ -206,8 +205,8 @@ def run_training(o: TrainOptions):
 
     callbacks: list = [keep_records]
     if o.timelapse and loaders[1]:
-        val, rng = loaders[1].dataset, np.random.default_rng(o.seed)
-        followed = sorted(rng.choice(len(val), min(4, len(val)), replace=False).tolist())
+        val = loaders[1].dataset
+        followed = range(len(val))[:: -(-len(val) // 4)]  # 4 at most, from the whole set
         callbacks.append(Timelapse(val, followed, out / "timelapse"))
     result = training.fit(
         model,
@@ -215,7 +214,7 @@ def run_training(o: TrainOptions):
         TrainConfig(**{f.name: getattr(o, f.name) for f in fields(TrainConfig)}),
         loss=loss,
         out_dir=checkpoints,
-        init_from=init_from or None,
+        init_from=init_from,
         resume=o.resume,
         on_epoch=callbacks,
         device=o.device,
