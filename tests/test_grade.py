@@ -177,8 +177,8 @@ def test_requests_and_rubrics_that_make_no_sense(toy, tmp_path):
         ("items: [{notebok: 01_data, points: 1}]", "one of .*notebook.* is needed"),
         ("items: [{file: x, points: 1, at_leest: 2}]", "and some of .*at_least"),
         ("items: [{notebook: 01_dat, points: 1}]", "Did you mean '01_data'"),
-        ("items: [{metric: iuo, points: 1, at_least: 1}]", "no metric 'iuo'. Did you mean 'iou'"),
-        ("items: [{exercise: a-c, points: 1}]", "Did you mean 'a-b'. Known: all, 01_data"),
+        ("items: [{metric: iuo, points: 1, at_least: 1}]", "called 'iuo'. Did you mean 'iou'"),
+        ("items: [{exercise: a-c, points: 1}]", "Did you mean 'a-b'. There are all, 01_data"),
     ]:
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=f"mine.yaml.*{words}"):

@@ -181,9 +181,9 @@ def test_terms_are_named_and_weighted():
 
 
 BAD_SPECS = {
-    "jaccard": "'jaccard'; there are bce, dice, focal, tversky, lovasz, boundary, bce_dice",
+    "jaccard": "'jaccard'. There are bce, dice, focal, tversky, lovasz, boundary, bce_dice",
     "bce + lovas": "Did you mean 'lovasz'",
-    "bce +": "no loss is called ''; there are bce",
+    "bce +": "no loss is called ''. There are bce",
     "x*bce": "could not convert",
     "0*bce + dice": "bce stands twice or has no finite weight above 0",
     "bce_dice + 2*dice": "dice stands twice",

@@ -119,9 +119,9 @@ def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, unetlib, code
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["-p", "sed", "1"], "no parameter 'sed'. Did you mean 'seed'? Known: data_dir, flag, fps"),
+        (["-p", "sed", "1"], "called 'sed'. Did you mean 'seed'? There are data_dir, flag, fps"),
         (["-p", "seed", "1.5"], "-p seed: '1.5' is not a valid integer. Default: 0"),
-        (["-p", "outputs_dir", "x"], "no parameter 'outputs_dir'"),
+        (["-p", "outputs_dir", "x"], "no parameter is called 'outputs_dir'"),
         (["--from", "07"], "no notebook '07': --from names one of 01_data, 04_evaluate"),
         (["--name", "../up"], "a run's name is letters"),
     ],

@@ -158,7 +158,7 @@ def test_clients_of_rembg(server):
     plain = server.post("/api/remove", files=FILE, data={"ppm": "true"})
     assert picture(plain.content).shape[2] == 4
     unknown = server.post("/api/remove", files=FILE, data={"model": "x"})
-    assert "not here" in unknown.json()["message"]
+    assert "no network here" in unknown.json()["message"]
     assert server.get("/api/remove", params={"url": "http://127.0.0.1/"}).status_code == 405
 
 
@@ -324,15 +324,15 @@ def test_the_page_and_a_key(folder):
 
 WRONG_SETTINGS = [
     (["--queue", "many"], {}, "", "Invalid value for '--queue': 'many' is not a valid integer"),
-    (["--config", "mine.yaml"], {}, "prot: 1", "there is none of this name. Did you mean 'port'?"),
+    (["--config", "mine.yaml"], {}, "prot: 1", "no setting is called 'prot'. Did you mean 'port'?"),
     (["--config", "mine.yaml"], {}, "port: 70000", "Invalid value for '--port': 70000 is not in"),
-    (["--config", "mine.yaml"], {}, "cors: [a, b]", "setting cors: one value is expected"),
-    (["--config", "mine.yaml"], {}, "queue: null", "setting queue: one value is expected"),
+    (["--config", "mine.yaml"], {}, "cors: [a, b]", "mine.yaml: cors is empty"),
+    (["--config", "mine.yaml"], {}, "queue: null", "mine.yaml: queue is empty"),
     (["--config", "mine.yaml"], {}, "workers: 2.5", "Invalid value for '--workers': '2.5' is not"),
     (["--config", "mine.yaml"], {}, "[1, 2]", "mine.yaml"),
     (["--config", "mine.yaml"], {}, "port: [", "mine.yaml"),
-    ([], {"UNETLIB_SERVE_PROT": "1"}, "", "PROT: there is none of this name. Did you mean 'port'?"),
-    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "setting UNETLIB_SERVE_API_KEY: one value is expected"),
+    ([], {"UNETLIB_SERVE_PROT": "1"}, "", "no setting is called 'prot'. Did you mean 'port'?"),
+    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "api_key is empty"),
     ([], {"UNETLIB_SERVE_WORKERS": "0"}, "", "Invalid value for '--workers': 0 is not in"),
     (["--device", "cuda"], {}, "", "cuda"),
     (["--network", "poeple"], {}, "", "Did you mean 'people'?"),

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from unetlib.app import cli
-from unetlib.app.train import TrainOptions, read_settings
+from unetlib.app.train import TrainOptions, read_options
 from unetlib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unetlib.config import TrainConfig
 from unetlib.data.preprocess import Preprocess
@@ -143,7 +143,7 @@ BAD = {
     "no yaml value": (["--config", "none.yaml"], 2, ["none.yaml: data_root is empty"]),
     "init": (["--init-from", "other.pth"], 2, ["other.pth", "another architecture"]),
     "yaml value": (["--config", "value.yaml"], 2, ["value.yaml: epochs: 0 is not in the range"]),
-    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `epochs: 20`"]),
+    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `seed: 20`"]),
     "loss nan": (["--lr", "1e30", "--clip", "0", "--schedule", "constant"], 1, ["a finite number"]),
     "file": (["--outputs-dir", "file"], 1, ["Not a directory", "file/checkpoints"]),
     "data": (["--data-root", "gone"], 2, ["no such folder: gone"]),
@@ -206,7 +206,7 @@ def test_names_and_values_that_are_understood(tmp_path):
     text = "img_size: 64\npretrained_checkpoint: a\ndata-root: x\nlr: 1e-3\nresume: no\nseed: '7'"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):  # PowerShell writes the last
         file.write_text(text, encoding=encoding)
-        o = TrainOptions(**read_settings(file))
+        o = TrainOptions(**read_options(file))
         assert (o.image_size, o.init_from, o.source_root) == (64, "a", "x")
         assert (o.lr, o.resume, o.seed) == (1e-3, False, 7)
     with pytest.raises(ValueError, match="epochs: '1e2' is not a valid integer"):

@@ -13,10 +13,11 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to change."""
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" for an unknown name that is close to a known one, else ""."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What is said of a name that there is not, with the nearest that there is, and all of them."""
+    close = difflib.get_close_matches(str(name).lower(), known := list(known), n=1, cutoff=0.5)
+    near = f" Did you mean {close[0]!r}?" if close else ""
+    return f"no {kind} is called {name!r}.{near} There are {', '.join(known)}"
 
 
 def need(*packages: str, extra: str) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unetlib.errors import hint
+from unetlib.errors import unknown
 
 
 def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -119,8 +119,7 @@ def build_loss(spec: str) -> Callable[[Tensor | dict[str, Tensor], Tensor], dict
         factor, _, given = text.rpartition("*")
         for name in ("bce", "dice") if given == "bce_dice" else (given,):
             if name not in LOSSES:
-                known = f"{', '.join(LOSSES)}, bce_dice.{hint(name, LOSSES)}"
-                raise ValueError(f"no loss is called {name!r}; there are {known}")
+                raise ValueError(unknown("loss", name, [*LOSSES, "bce_dice"]))
             if name in weights or not 0 < float(factor or 1) < math.inf:
                 raise ValueError(f"{name} stands twice or has no finite weight above 0: {spec!r}")
             weights[name] = float(factor or 1)

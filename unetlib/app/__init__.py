@@ -1,6 +1,13 @@
 """What people touch: the command line, the headless course and the web page."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import click
+
+from unetlib.errors import unknown
+from unetlib.paths import read_text
 
 
 class Command(click.Command):
@@ -22,3 +29,28 @@ class Command(click.Command):
                 hint = param.get_error_hint(ctx)
                 raise ValueError(f"{hint} is empty (a variable that is not set?)")
         return super().invoke(ctx)
+
+
+def setting_name(name: Any, value: Any, known: Iterable[str]) -> str:
+    """The name of a setting, with `_` for `-`. Raises ValueError for another than those that are
+    known, and for a value that is not one text."""
+    plain = str(name).replace("-", "_").lower()
+    if plain not in known:
+        raise ValueError(unknown("setting", plain, known))
+    if not isinstance(value, str) or value.strip() in ("", "~", "null"):
+        raise ValueError(f"{plain} is empty (a variable that is not set?), or not one value")
+    return plain
+
+
+def read_settings(file: Path, known: Iterable[str]) -> dict[str, str]:
+    """What a file of settings says: YAML, of which JSON is a part. Raises ValueError that names the
+    file: no such lines, and what `setting_name` raises."""
+    import yaml
+
+    try:  # texts only: YAML would make 202405 of 2024_05, and False of no
+        lines = yaml.load(read_text(file), yaml.BaseLoader)
+        if not isinstance(lines, dict):
+            raise ValueError(f"it should have lines like `seed: 20`, not {lines!r:.60}")
+        return {setting_name(name, value, known): value for name, value in lines.items()}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error

@@ -23,7 +23,7 @@ import click
 import unetlib
 from unetlib.app import Command, run
 from unetlib.app.pages import code, write_page
-from unetlib.errors import hint
+from unetlib.errors import unknown
 from unetlib.paths import find_input, read_text, write_whole
 
 RUBRIC = Path(__file__).with_name("rubric.yaml")
@@ -70,8 +70,7 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
             raise ValueError(f"{path}, item {number}: one of {KINDS} is needed, and some of {KEYS}")
         name = str(item[kind])
         if name not in known.get(kind, [name]):
-            names = f"{hint(name, known[kind])} Known: {', '.join(known[kind])}"
-            raise ValueError(f"{path}, item {number}: no {kind} {name!r}.{names}")
+            raise ValueError(f"{path}, item {number}: {unknown(kind, name, known[kind])}")
         item |= {"kind": kind, "name": name, "title": str(item.get("title", f"{kind} {name}"))}
     return items
 

@@ -25,7 +25,7 @@ import click
 import unetlib
 from unetlib.app import Command
 from unetlib.app.pages import code, write_page
-from unetlib.errors import hint
+from unetlib.errors import unknown
 from unetlib.paths import find_input, only_writer, project_root, read_text, resolve, write_whole
 
 RUNS = "outputs/runs"
@@ -91,7 +91,7 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
     known = sorted(defaults.keys() - {"outputs_dir"})
     for name, text in given.items():
         if name not in known:
-            raise ValueError(f"no parameter {name!r}.{hint(name, known)} Known: {', '.join(known)}")
+            raise ValueError(unknown("parameter", name, known))
         kind = click.types.convert_type(None, defaults[name])
         try:
             checked[name] = kind(text)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import click
 from click import IntRange, Option
 
-from unetlib.app import Command
+from unetlib.app import Command, read_settings, setting_name
 from unetlib.config import POSITIVE
-from unetlib.errors import hint, need
-from unetlib.paths import find_input, read_text
+from unetlib.errors import need
+from unetlib.paths import find_input
 
 FILES, PREFIX = ("serve.yaml", "serve.json"), "UNETLIB_SERVE_"
 CORES = min(4, os.cpu_count() or 1)
@@ -32,34 +32,22 @@ SETTINGS = [
 ]
 
 
-def read_settings(ctx: click.Context, _, config: str | None) -> None:
-    """Makes what a file (YAML, of which JSON is a part) says, and the environment, which wins, the
-    defaults of SETTINGS. ValueError for a wrong line, and a wrong name, with the nearest one."""
+def find_settings(ctx: click.Context, _, config: str | None) -> None:
+    """Makes what a file says, and the environment, which wins, the defaults of SETTINGS. Raises
+    ValueError for a wrong file, and a wrong name."""
     need("fastapi_offline", "pythonjsonlogger", "yaml", extra="serve")
-    import yaml
-
-    given, known = dict(ctx.default_map or {}), [setting.name for setting in SETTINGS]
-    found = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
-    try:  # texts only, which click reads as it reads options
-        lines = dict(yaml.load(read_text(found), yaml.BaseLoader) or {}) if found else {}
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise ValueError(f"{found}: lines as `port: 8000` are expected (YAML): {what}") from error
-    own = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    for place, value in [*lines.items(), *own.items()]:
-        name = str(place).removeprefix(PREFIX).lower()
-        if name not in known:
-            near = f"{hint(name, known)} There are {', '.join(known)}"
-            raise ValueError(f"setting {place}: there is none of this name.{near}")
-        if not isinstance(value, str) or value.strip() in ("", "~", "null"):
-            raise ValueError(f"setting {place}: one value is expected, not several or none")
-        given[name] = value
-    ctx.default_map = given
+    known = [setting.name for setting in SETTINGS]
+    file = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
+    found = read_settings(file, known) if file else {}
+    for name, value in os.environ.items():
+        if name.startswith(PREFIX):
+            found[setting_name(name.removeprefix(PREFIX), value, known)] = value
+    ctx.default_map = (ctx.default_map or {}) | found
 
 
 def command(name: str, short_help: str, **defaults):
     """Makes a function a command that gets SETTINGS, with these defaults."""
-    how = {"callback": read_settings, "is_eager": True, "expose_value": False}
+    how = {"callback": find_settings, "is_eager": True, "expose_value": False}
     config = Option(["--config"], help="Settings: YAML or JSON [serve.yaml or serve.json].", **how)
     context = {"show_default": True, "default_map": defaults}
     how = {"params": [config, *SETTINGS], "context_settings": context}

@@ -47,7 +47,7 @@ from unetlib import __version__
 from unetlib.app.web import Networks, build_page, within
 from unetlib.cutting import Background, Recipe, cut_photo, read_background
 from unetlib.data.images import ImageError, TooLarge, load_image
-from unetlib.errors import hint, need
+from unetlib.errors import need, unknown
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
 
@@ -93,11 +93,10 @@ def refusal(error: Exception) -> Refused:
             status, code = 422, "broken_image"
         case ValidationError():
             status, code, first = 422, "bad_parameter", error.errors()[0]
-            name, why = ".".join(map(str, first["loc"])), first["msg"]
+            name = ".".join(map(str, first["loc"]))
+            text = f"{name}: {first['msg']}"
             if first["type"] == "extra_forbidden":
-                known = Parameters.model_fields
-                why = f"there is none of this name.{hint(name, known)} There are {', '.join(known)}"
-            text = f"{name}: {why}"
+                text = unknown("parameter", name, Parameters.model_fields)
         case ValueError() | ImportError():
             status, code = 422, "bad_parameter"
         case MemoryError():

@@ -6,16 +6,14 @@ import sys
 from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import click
 from click import BOOL, STRING, Choice, FloatRange, IntRange
 
-from unetlib.app import Command
+from unetlib.app import Command, read_settings
 from unetlib.app.run import keep_earlier
 from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
-from unetlib.errors import hint
-from unetlib.paths import find_input, read_text, resolve, write_whole
+from unetlib.paths import find_input, resolve, write_whole
 
 # what the earlier systems called them
 OLD = {"source_root": "data_root", "image_size": "img_size", "init_from": "pretrained_checkpoint"}
@@ -54,31 +52,15 @@ class TrainOptions(TrainConfig):
     tracking: str = setting("tensorboard", TRACKERS, "who records the curves")
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file; the earlier systems' names and `-` for `_` are understood.
-
-    Raises ValueError that names the file: no YAML, no such setting, a bad value, or none.
-    """
-    import yaml
-
+def read_options(file: Path) -> dict[str, str]:
+    """The settings in a YAML file; the earlier systems' names are understood. Raises ValueError,
+    which names the file, for what is no YAML, no such setting, a bad value, or none."""
     names = {f.name: f.name for f in fields(TrainOptions)} | {old: new for new, old in OLD.items()}
-    found = {}
+    found = {names[name]: value for name, value in read_settings(file, names).items()}
     try:
-        # texts only: YAML would make 202405 of 2024_05, and False of no
-        content = yaml.load(read_text(file), yaml.BaseLoader)
-        if not isinstance(content, dict):
-            raise ValueError(f"it should have lines like `epochs: 20`, not {content!r:.60}")
-        for key, value in content.items():
-            name = str(key).replace("-", "_")
-            if name not in names:
-                near = f"{hint(name, names)} There are {', '.join(names)}"
-                raise ValueError(f"no setting {key!r}.{near}")
-            if str(value).strip() in ("", "~", "null"):
-                raise ValueError(f"{key} is empty (a variable that is not set?)")
-            found[names[name]] = str(value)
         TrainOptions(**found)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     return found
 
 
@@ -130,7 +112,7 @@ def train(config, **given) -> None:
     Every option is also a key of the YAML file; options win over it. A training that was cut off
     goes on when the same command is given again. OUTPUTS_DIR/train.yaml keeps the settings.
     """
-    settings = read_settings(find_input(config)) if config else {}
+    settings: dict = read_options(find_input(config)) if config else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     if "source_root" in settings and settings.get("source", "synthetic") == "synthetic":
         settings["source"] = "folder"  # synthetic photos have no such folder

@@ -18,7 +18,7 @@ import numpy as np
 
 from unetlib.cutting import Cut, Recipe, cut_photo, read_background
 from unetlib.data import images
-from unetlib.errors import hint, need
+from unetlib.errors import need, unknown
 from unetlib.matting import cut_out
 from unetlib.paths import resolve
 from unetlib.predict import Predictor
@@ -61,8 +61,7 @@ class Networks:
         a name that is not here, and what `Predictor` raises."""
         name = name or self.default
         if name not in self.files:
-            known = f"There are {', '.join(self.files)}"
-            raise ValueError(f"network {name!r} is not here.{hint(name, self.files)} {known}")
+            raise ValueError(unknown("network here", name, self.files))
         with self.loading:
             return self.predictor(self.files[name])
 

@@ -21,7 +21,7 @@ from unetlib.data import folders
 from unetlib.data.folders import Found, find_dir
 from unetlib.data.images import MASK_KINDS
 from unetlib.data.pairs import DataError, Pair, Source, image_files, join
-from unetlib.errors import hint, need
+from unetlib.errors import need, unknown
 from unetlib.paths import DownloadError, cache_dir, fetch, find_input, resolve, write_whole
 
 # Sets that others published. page: where one is had by hand; layout, mask_kind: see find_folder;
@@ -156,8 +156,7 @@ def read_spec(spec: str) -> list[Term]:
             raise ValueError(f"source '{text}': its folder is empty (a variable that is not set?)")
         name = found[2].replace("-", "_").lower()
         if name not in SOURCES:
-            known = ", ".join(SOURCES)
-            raise ValueError(f"no source '{name}': use one of {known}.{hint(name, SOURCES)}")
+            raise ValueError(unknown("source", name, SOURCES))
         args = dict(part.split("=", 1) for part in (found[4] or "").split("&") if part)
         takes = {"groups": "TEXT"} | KEYS.get(name, {})
         for key, value in args.items():
@@ -272,8 +271,8 @@ def open_settings(
     spec = re.sub(r"(?<![^\s*])synthetic(?!\S)", lambda _: drawn, source)
     opened = open_source(spec, source_root, val_fraction=val_fraction, seed=seed)
     unwanted = set(exclude.split())
-    if unknown := unwanted - {pair.id for pair in opened.train + opened.val}:
-        raise DataError(f"exclude: no photo of {opened.name} has the id {min(unknown)!r}")
+    if strange := unwanted - {pair.id for pair in opened.train + opened.val}:
+        raise DataError(f"exclude: no photo of {opened.name} has the id {min(strange)!r}")
     train, val = (tuple(p for p in s if p.id not in unwanted) for s in (opened.train, opened.val))
     if not train:
         raise DataError("exclude leaves no photo to train with")

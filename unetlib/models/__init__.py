@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from unetlib.errors import hint
+from unetlib.errors import unknown
 from unetlib.models.backbone import BackboneUNet, TorchvisionSegmenter
 from unetlib.models.u2net import U2NETP, U2Net
 from unetlib.models.unet import UNet, UNetDropout, UNetPooled
@@ -45,12 +45,10 @@ def build_model(name: str, **args) -> nn.Module:
     weights are asked for and cannot be had.
     """
     if name not in MODELS:
-        known = ", ".join(MODELS)
-        raise ValueError(f"no model is called {name!r}; there are {known}.{hint(name, MODELS)}")
+        raise ValueError(unknown("model", name, MODELS))
     takes = inspect.signature(MODELS[name]).parameters
-    if unknown := sorted(args.keys() - takes):
-        known = ", ".join(takes)
-        raise ValueError(f"{name} takes no argument {unknown[0]!r}; it takes {known}")
+    if others := sorted(args.keys() - takes):
+        raise ValueError(unknown(f"argument of {name}", others[0], takes))
     model = MODELS[name](**args)
     model.spec = {"name": name, "args": {k: v for k, v in args.items() if k != "pretrained"}}
     return model

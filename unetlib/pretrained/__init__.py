@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unetlib.errors import CheckpointError, hint
+from unetlib.errors import CheckpointError, unknown
 from unetlib.paths import cache_dir, fetch, find_input, resolve
 
 SHIPPED = Path(__file__).parent
@@ -78,9 +78,8 @@ def find(name: str | os.PathLike, weights: bool = False) -> Path:
     try:
         path = find_input(text)
     except FileNotFoundError as error:
-        near = hint(Path(text).stem.lower(), [*NETWORKS, "best"])
-        known = f"There are {', '.join(NETWORKS)}, best, and files (.pth, .onnx)"
-        raise FileNotFoundError(f"no network is called {text!r}: {error}.{near} {known}") from error
+        known = unknown("network", text, [*NETWORKS, "best"])
+        raise FileNotFoundError(f"{known}, and files (.pth, .onnx): {error}") from error
     if path.is_dir():
         raise CheckpointError(f"network {text!r} is a folder: name a network, or a file")
     if weights and is_exported(path):
