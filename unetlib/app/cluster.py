@@ -10,11 +10,11 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from warnings import catch_warnings
 
 from unetlib.errors import need
 
@@ -63,15 +63,13 @@ def run(
     own = {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
     own |= {"object_store_memory": 10**8}  # bytes
     how = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
-    with ExitStack() as stack:
-        if not debug:  # where Ray prints long texts on each death of a worker
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.callback(ray.shutdown)
-        try:
-            ray.init(address, **how, **(own if address == "local" else {}))
-        except ConnectionError as error:
-            hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
-            raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
+    try:
+        connection = ray.init(address, **how, **(own if address == "local" else {}))
+    except ConnectionError as error:
+        hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
+        raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
+    # on standard output Ray prints long texts on each death of a worker
+    with connection, open(os.devnull, "w") as null, redirect_stdout(sys.stdout if debug else null):
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = debug
         context.max_errored_blocks = 0 if debug else -1
@@ -86,15 +84,14 @@ def run(
             parts = math.ceil(len(left) / batch)
             size = min(workers or most, most, parts)
             numbers = from_items([*left], override_num_blocks=parts)
-            with catch_warnings(action="ignore"):  # of Ray 2.64, where retries get a place
-                answers = numbers.map_batches(
-                    Worker,
-                    fn_constructor_args=(cut, load, tasks),
-                    batch_size=batch,
-                    compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
-                    max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
-                    **{f"num_{unit}s": 1},
-                )
+            answers = numbers.map_batches(
+                Worker,
+                fn_constructor_args=(cut, load, tasks),
+                batch_size=batch,
+                compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
+                max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
+                **{f"num_{unit}s": 1},
+            )
             try:
                 for row in answers.iter_rows():
                     yield left.pop(row["item"])[0], *json.loads(row["answer"])
