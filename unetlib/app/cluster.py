@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from warnings import catch_warnings
 
 from unetlib.errors import need
 
@@ -84,14 +85,15 @@ def run(
             parts = math.ceil(len(left) / batch)
             size = min(workers or most, most, parts)
             numbers = from_items([*left], override_num_blocks=parts)
-            answers = numbers.map_batches(
-                Worker,
-                fn_constructor_args=(cut, load, tasks),
-                batch_size=batch,
-                compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
-                max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
-                **{f"num_{unit}s": 1},
-            )
+            with catch_warnings(action="ignore"):  # before Ray 2.64 retries have no other place
+                answers = numbers.map_batches(
+                    Worker,
+                    fn_constructor_args=(cut, load, tasks),
+                    batch_size=batch,
+                    compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
+                    max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
+                    **{f"num_{unit}s": 1},
+                )
             try:
                 for row in answers.iter_rows():
                     yield left.pop(row["item"])[0], *json.loads(row["answer"])

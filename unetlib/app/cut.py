@@ -135,7 +135,8 @@ def cut_file(recipe, smooth, format, debug, predictor, source, targets) -> tuple
     try:
         if "video" in targets:
             return source, cut_video(source, targets["video"], predictor, recipe, smooth), ""
-        photo = sys.stdin.buffer.read() if source is STDIN else source.read_bytes()
+        photo = sys.stdin.buffer.read() if source is STDIN else source
+        photo = source.read_bytes() if isinstance(source, Remote) else photo
         width, height = image_size(photo)
         with ONE_LARGE if width * height > LARGE else nullcontext():
             result = cut_photo(photo, predictor, recipe)
