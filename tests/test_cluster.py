@@ -124,6 +124,8 @@ def test_photos_of_a_bucket(here, monkeypatch):
         said = CliRunner().invoke(cut, command)
         assert said.exit_code == 1 and f"{COUNT} cut out into" in said.output, said.output
         assert "  s3:/photos/trip/text.jpg: not an image" in said.stderr
+        one = ["s3://photos/trip/part 0/0#?%20 ä.jpg", "-o", f"{here}/one.png", *command[3:]]
+        assert "1 cut out into" in CliRunner().invoke(cut, one).output
         again = CliRunner().invoke(cut, [*command, "s3://none/x"])
         assert "s3://none/x: " in again.stderr and f"{COUNT} cut out" in again.output  # below trip/
     finally:

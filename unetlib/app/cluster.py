@@ -84,9 +84,8 @@ def run(
         for batch, waits in ((BATCH, 2), (1, 1)):
             parts = math.ceil(len(left) / batch)
             size = min(workers or most, most, parts)
-            numbers = from_items([*left], override_num_blocks=parts)
             with catch_warnings(action="ignore"):  # before Ray 2.64 retries have no other place
-                answers = numbers.map_batches(
+                answers = from_items([*left], override_num_blocks=parts).map_batches(
                     Worker,
                     fn_constructor_args=(cut, load, tasks),
                     batch_size=batch,

@@ -253,7 +253,7 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
             if "://" in text:
                 need("pyarrow", extra="ray")
                 top = Remote(text)
-                files = [*top.files()]
+                files = [one for one in top.files() if one.suffix.lower() in SUFFIXES]
             else:
                 top = STDIN if text == "-" else Path(os.path.abspath(find_input(text)))
                 files = files_in(top, into, errors) if top.is_dir() else [top]
@@ -263,10 +263,10 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
         for path in files:
             parts = path.relative_to(top).parts
             pipe = os.path.exists(path) and not os.path.isfile(path)
-            hidden = any(map(SKIPPED.fullmatch, parts))
-            if not parts or (path.suffix.lower() in suffixes and not hidden and not pipe):
-                whole = len(inputs) > 1 or not parts
-                below = path.relative_to(top.parent if whole else top)
+            skipped = pipe or any(map(SKIPPED.fullmatch, parts))
+            if not parts or (path.suffix.lower() in suffixes and not skipped):
+                named = len(inputs) > 1 or not parts  # below the folder's name, or a file itself
+                below = path.relative_to(top.parent if named else top)
                 yield path, f"{into / below.with_suffix('')}"
 
 
