@@ -50,8 +50,7 @@ def read_background(text: str | Background | None, files: bool = True) -> Backgr
         if word == "grey":
             return Background(lambda rgba, image: greyed(image))
         if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
-            one = np.float32(255)
-            return Background(lambda rgba, image: blurred(image, rgba[..., 3] / one, sigma))
+            return Background(lambda rgba, image: blurred(image, rgba[..., 3], sigma))
         if 0 <= (weight := float(weight) if color else 1.0) <= 1:
             rgb = matting.parse_color(color or text)
             return Background(lambda rgba, image: mixed(image, rgb, weight))
@@ -69,10 +68,11 @@ def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.
     """The photo's background out of focus, uint8 (H, W, 3): `composite` lays the cut-out on it.
 
     `strength`, above 0 to 0.5, is the standard deviation of the blur as a share of the longer side.
-    Pixels count with 1 - alpha: the figure does not glow around its own edge.
+    Pixels count with 1 - alpha, uint8 (H, W): the figure does not glow around its own edge.
     """
     scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
-    small, shows = shrunk(image, scale), np.maximum(1 - shrunk(np.float32(alpha), scale), 1e-3)
+    small, front = shrunk(image, scale), shrunk(alpha / np.float32(255), scale)
+    shows = np.maximum(1 - front, 1e-3)
     both = np.dstack([small * shows[..., None], shows])
     sigma = strength * max(small.shape)
     both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
@@ -88,13 +88,6 @@ def greyed(image: np.ndarray) -> np.ndarray:
 def mixed(image: np.ndarray, color: tuple[int, int, int], weight: float) -> np.ndarray:
     """The photo with a colour over it, uint8 (H, W, 3): weight * color + (1 - weight) * image."""
     return cv2.addWeighted(image, 1 - weight, np.full_like(image, color), weight, 0)
-
-
-def chequerboard(height: int, width: int, cell: int = 12) -> np.ndarray:
-    """The grey and white board that shows transparency, uint8 (height, width, 3)."""
-    y, x = np.ogrid[:height, :width]
-    odd = (y // cell + x // cell) % 2 == 1
-    return np.where(odd, 208, 250).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
 @dataclass(frozen=True)
@@ -136,10 +129,14 @@ class Cut:
 
     @property
     def shown(self) -> np.ndarray:
-        """The picture for the eye, uint8 (h, w, 3): transparency is a chequerboard."""
+        """The picture for the eye, uint8 (h, w, 3): a grey and white board shows transparency."""
         height, width, channels = self.picture.shape
-        board = chequerboard(height, width, max(8, max(height, width) // 40))
-        return self.picture if channels == 3 else matting.composite(self.picture, board)
+        if channels == 3:
+            return self.picture
+        y, x = np.ogrid[:height, :width]
+        cell = max(8, max(height, width) // 40)
+        board = np.where((y // cell + x // cell) % 2, np.uint8(208), np.uint8(250))
+        return matting.composite(self.picture, np.dstack([board] * 3))
 
     def output(self, kind: str) -> np.ndarray:
         """The array of one of OUTPUTS; of "comparison" photo, soft mask and result in a row."""
@@ -195,7 +192,7 @@ def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -
     if recipe.crop and cutout.rgba[..., 3].any():
         x, y, w, h = cv2.boundingRect(cutout.rgba[..., 3].copy())
         margin = round(0.02 * max(w, h))
-        frame = tuple(slice(max(0, n - margin), n + m + margin) for n, m in ((y, h), (x, w)))
+        frame = np.s_[max(0, y - margin) : y + h + margin, max(0, x - margin) : x + w + margin]
         photo = replace(photo, rgb=photo.rgb[frame])
         cutout = matting.CutOut(cutout.soft[frame], cutout.binary[frame], cutout.rgba[frame])
     return Cut(photo, cutout, recipe)

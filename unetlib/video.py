@@ -93,7 +93,7 @@ def cut_video(
     def cut(rgba: np.ndarray, seen: np.ndarray, soft: np.ndarray) -> np.ndarray:
         soft = resize_soft(soft, height, width)
         result = cut_out(seen, soft, own_alpha=rgba[..., 3], **recipe.edge()).rgba
-        return np.ascontiguousarray(background.lay(result, seen))
+        return background.lay(result, seen)
 
     def cut_all() -> Iterator[np.ndarray]:
         frames = iter(lambda: decoder.stdout.read(4 * width * height), 0)
@@ -200,18 +200,14 @@ def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str
         with suppress(OSError), Image.open(path) as image:
             waits = [round(f.info.get("duration", 0) / 10) for f in ImageSequence.Iterator(image)]
             fps = Fraction(100, max(1, gcd(*(wait or 10 for wait in waits))))
-    tags, convert, matrix = dict(re.findall(r"color_(\w+):(\S+)", said)), "", ""
-    if tags["trc"] in ("arib-std-b67", "smpte2084"):
-        convert = HDR
-    elif tags["primaries"] in ("bt2020", "smpte431", "smpte432"):
-        convert = WIDE
-    if convert:  # what is not said is as these films have it
-        space = "bt709" if tags["primaries"].startswith("smpte43") else "bt2020nc"
-        usual = ("primaries", "color_primaries=bt2020"), ("space", f"colorspace={space}")
-        unsaid = [value for key, value in usual if tags[key] == "unknown"]
-        convert = f"setparams={':'.join(unsaid)},{convert}" if unsaid else convert
-    elif tags["space"] == "unknown" and (width >= 1280 or height > 576):  # as players take it
-        matrix = ":in_color_matrix=bt709"
+    tags = dict(re.findall(r"color_(\w+):(\S+)", said))
+    hdr, p3 = tags["trc"] in ("arib-std-b67", "smpte2084"), tags["primaries"].startswith("smpte43")
+    convert = HDR if hdr else WIDE if p3 or tags["primaries"] == "bt2020" else ""
+    primaries = matrix = "auto"  # as the film says; if it says nothing, as players take it
+    if hdr and tags["primaries"] == "unknown":
+        primaries = "bt2020"
+    if tags["space"] == "unknown" and (convert or width >= 1280 or height > 576):
+        matrix = "bt2020nc" if convert and not p3 else "bt709"
     alpha = re.search(r"Video: vp([89])[^#]*alpha_mode +: 1", streams)  # ffmpeg's own drop it
     decoder = ["-c:v", {"8": "libvpx", "9": "libvpx-vp9"}[alpha[1]]] if alpha else []
     tracks = enumerate(re.findall(r"Stream #0:.*: Audio: (.*)", streams))
@@ -220,7 +216,8 @@ def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str
     start = re.search(r"Duration: .*, start: (-?[\d.]+)", streams)
     source = ["-copyts", "-itsoffset", str(-float(start[1]))] if start and heard else []
     source += ["-i", str(path)]
-    even = f"fps={fps}:start_time=0,{convert}scale={width}:{height}{matrix}"
+    even = f"fps={fps}:start_time=0,setparams=color_primaries={primaries}:colorspace={matrix},"
+    even += f"{convert}scale={width}:{height}"
     frames = [*decoder, *source, "-map", "0:V:0", "-vf", even, "-f", "rawvideo"]
     sound = [*source, "-map", f"1:a:{heard[0][0]}", "-ac", "2"] if heard else []
     if heard and (kind := re.search(r"\d channels|ambisonic", heard[0][1])):

@@ -20,16 +20,15 @@ from unetlib.app.serve import serve
 from unetlib.app.train import train
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    commands=[check, cut, evaluate, export, grade, prepare, run, serve, train, web_app],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="unetlib")
 def app() -> None:
     """The U-Net background removal course, without opening a notebook."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
-
-
-for command in (check, cut, evaluate, export, grade, prepare, run, serve, train, web_app):
-    app.add_command(command)
 
 
 @app.command(short_help="List the networks that have a name.")

@@ -1,16 +1,19 @@
 """The photos of `unetlib cut` on many cores or machines, with Ray Data.
 
-A worker per core or GPU makes its own cutter, opens the photos itself and writes the results.
+A worker per core or GPU loads the network itself, opens the photos itself and writes the results.
 Through Ray's shared memory, which may be small, go numbers and words only; and a photo that cannot
 be opened, which would end a run of `ray.data.read_binary_files`, is one more answer.
 """
 
+import json
 import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from warnings import catch_warnings
 
@@ -23,20 +26,15 @@ Task = tuple[Path, dict[str, Path]]  # a photo, and its outputs by their kinds
 
 
 class Worker:
-    """Lives in a process of Ray. make: returns what cuts one task, see `app.cut.Cutter`; tasks:
-    list[Task], in Ray's store."""
+    """Lives in a process of Ray: `cut` is called with what `load` returns, and with each task."""
 
-    def __init__(self, make: Callable[[], Callable], tasks):
-        import ray
-
-        self.cut, self.tasks = make(), ray.get(tasks)
+    def __init__(self, cut: Callable, load: Callable, tasks: list[Task]):
+        self.cut, self.tasks = partial(cut, load()), tasks
 
     def __call__(self, batch: dict) -> dict:
-        texts = [self.cut(*self.tasks[number]) for number in batch["item"]]
-        # names that are no UTF-8 are no text for Arrow
-        rows = [[t.encode(errors="backslashreplace").decode() for t in row] for row in texts]
-        notes, errors = map(list, zip(*rows, strict=True))
-        return {"item": batch["item"], "note": notes, "error": errors}
+        answers = [self.cut(*self.tasks[number])[1:] for number in batch["item"]]
+        # names that are no UTF-8 are no text for Arrow, but JSON writes them
+        return {"item": batch["item"], "answer": [json.dumps(answer) for answer in answers]}
 
 
 def check(address: str) -> None:
@@ -48,13 +46,14 @@ def check(address: str) -> None:
 
 
 def run(
-    make, tasks: list[Task], address="local", workers: int | None = None, gpus=False, debug=False
+    cut: Callable, load: Callable, tasks: list[Task], address: str, workers: int | None, gpus, debug
 ) -> Iterator[tuple[Path, str, str]]:
-    """Yields each photo with what is to be said of it, and the reason if it failed, in the order in
-    which they are done.
+    """Yields what `cut` returns of each photo, in the order in which they are done: the photo, what
+    is to be said of it, and the reason if it failed.
 
-    make: see Worker. address: of a cluster, or "local": one of our own, which ends with the run.
-    workers: None: as many as there are cores, or GPUs. Raises ConnectionError, RuntimeError."""
+    cut, load: see Worker. address: of a cluster, or "local": one of our own, which ends with the
+    run. workers: None: as many as there are cores, or GPUs. Raises ConnectionError, RuntimeError.
+    """
     quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal"} if not debug else {}
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **quiet, **os.environ}
     import ray
@@ -65,15 +64,13 @@ def run(
     own = {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
     own |= {"object_store_memory": 10**8}  # bytes
     how = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
-    with ExitStack() as stack:
-        if not debug:  # where Ray prints long texts on each death of a worker
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.callback(ray.shutdown)
-        try:
-            ray.init(address, **how, **(own if address == "local" else {}))
-        except ConnectionError as error:
-            hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
-            raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
+    try:
+        connection = ray.init(address, **how, **(own if address == "local" else {}))
+    except ConnectionError as error:
+        hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
+        raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error
+    # on standard output Ray prints long texts on each death of a worker
+    with connection, open(os.devnull, "w") as null, redirect_stdout(sys.stdout if debug else null):
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = debug
         context.max_errored_blocks = 0 if debug else -1
@@ -82,16 +79,15 @@ def run(
         most = int(ray.cluster_resources().get(unit.upper(), 0))
         if not most:
             raise RuntimeError(f"the cluster of Ray at {address} has no {unit.upper()}")
-        left, store = dict(enumerate(tasks)), ray.put(tasks)
+        left = dict(enumerate(tasks))
         # then one by one what was handed out, or waited, with a photo that kills its worker
         for batch, waits in ((BATCH, 2), (1, 1)):
             parts = math.ceil(len(left) / batch)
             size = min(workers or most, most, parts)
-            numbers = from_items([*left], override_num_blocks=parts)
-            with catch_warnings(action="ignore"):  # of Ray 2.64, where retries get a place
-                answers = numbers.map_batches(
+            with catch_warnings(action="ignore"):  # before Ray 2.64 retries have no other place
+                answers = from_items([*left], override_num_blocks=parts).map_batches(
                     Worker,
-                    fn_constructor_args=(make, store),
+                    fn_constructor_args=(cut, load, tasks),
                     batch_size=batch,
                     compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=waits),
                     max_task_retries=RETRIES,  # without it, a photo that kills does so for ever
@@ -99,7 +95,7 @@ def run(
                 )
             try:
                 for row in answers.iter_rows():
-                    yield left.pop(row["item"])[0], row["note"], row["error"]
+                    yield left.pop(row["item"])[0], *json.loads(row["answer"])
             except RayError as error:
                 if debug:
                     raise

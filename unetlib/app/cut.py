@@ -1,6 +1,5 @@
 """The command `unetlib cut`."""
 
-import io
 import os
 import re
 import sys
@@ -9,19 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
-from itertools import starmap
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import click
 
-from unetlib.app import Command
+from unetlib.app import Command, cluster
 from unetlib.errors import need
 from unetlib.paths import find_input, resolve, typed
 
 STDIN, STDOUT = Path("standard input"), Path("standard output")
 PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
 LARGE = 20_000_000  # pixels: photos above are cut one at a time, each may take a gigabyte
+ONE_LARGE = threading.Lock()
 # names in a folder that are no inputs: hidden files and results
 SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\w+)?")
 
@@ -65,144 +64,112 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     from tqdm import tqdm
 
     from unetlib import pretrained
-    from unetlib.app import cluster
     from unetlib.cutting import OUTPUTS, Recipe
-    from unetlib.video import is_video
+    from unetlib.predict import Predictor
 
     names = ("mask_only", "comparison", "format", "video_format")
     masks, compared, format, film = (options.pop(name) for name in names)
-    recipe, weights = Recipe(**options), [pretrained.find(name) for name in network]
-    weights = [pretrained.name_of(path) or path for path in weights]  # other machines know names
-    kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]  # one file takes the last
+    recipe, files = Recipe(**options), map(pretrained.find, network)
+    weights = [pretrained.name_of(path) or path for path in files]  # other machines know names
+    kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]
     film = film or ("webm" if recipe.background.behind is None else "mp4")
-    folder, file = find_target(into, inputs)
+    photo_ends = {kind: f"_{kind}.{format}" for kind in kinds}
+    film_ends = {"video": f"_foreground.{film}".removesuffix(".frames")}
+    folder, file = find_target(into, stdin="-" in inputs)
     if file and file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it")
+    errors, done = [], []  # done: (source, what is to be said of it, why it failed)
+    found = dict(find_sources(inputs, folder, errors))
+    if not found and not errors:
+        raise ValueError(f"no photo or video in {', '.join(inputs)}")
+    if file and max(len(inputs), len(found)) > 1:
+        raise ValueError(f"{file} takes one picture or video: several need a folder, -o FOLDER")
     if ray:
         cluster.check(ray)
         if file or "-" in inputs:
             raise ValueError("--ray cuts photos of files and folders into a folder, -o FOLDER")
-
-    def name_outputs(source: Path, base: str) -> dict[str, Path]:
-        kind = "video" if is_video(source) else kinds[-1]
-        known = FILMS if kind == "video" else PICTURES
-        if file and file.suffix[1:].lower() in known or file is STDOUT and known is PICTURES:
-            return {kind: file}
-        if file:
-            raise ValueError(f"{file} is no folder, and files end in .{', .'.join(known)}")
-        if kind == "video":
-            return {kind: Path(f"{base}_foreground.{film}".removesuffix(".frames"))}
-        return {kind: Path(f"{base}_{kind}.{format}") for kind in kinds}
-
-    errors, notes = [], []
-    found = dict(find_sources(inputs, folder, errors))
-    if not found and not errors:
-        raise ValueError(f"no photo or video in {', '.join(inputs)}")
-    tasks = [*find_tasks(found, name_outputs, overwrite, errors)]
+    tasks = [*find_tasks(found, photo_ends, film_ends, file, overwrite, errors)]
     todo = [task for task in tasks if task[1]]
     films = [task for task in todo if "video" in task[1]]
     photos = [task for task in todo if "video" not in task[1]]
-    count, output = len(todo) + len(errors), (sys.stdout.buffer, format)
-
-    def record(source: Path, note: str, error: str) -> None:
-        if error:
-            errors.append(f"  {source}: {error}")
-        else:
-            notes.append((source, note))
-
+    cut_one = partial(cut_file, recipe, smooth, format, debug)
     try:  # PyMatting prints, which may not go between the bytes of a picture
         with redirect_stdout(sys.stderr), ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             for group, each, run in ((photos, flip, pool.map), (films, bool(flip), map)):
-                if group:  # of films each second counts, and each frame has all cores
-                    far = ray if run is not map else None
-                    threads = 1 if far or (run is not map and len(group) > 1) else None
-                    make = partial(Cutter, weights, recipe, each, threads, smooth, debug)
-                    cutter = make("auto" if far else device, output)
-                    about = cutter.about + f", by Ray on {device}" * bool(far)
-                    click.echo(f"network: {' + '.join(network)}: {about}", err=True)
-                    if far:
-                        how = {"workers": jobs, "gpus": "cuda" in device, "debug": debug}
-                        done = cluster.run(partial(make, device), group, far, **how)
-                        results = starmap(record, done)
-                    else:
-                        results = run(lambda task, cut=cutter: record(task[0], *cut(*task)), group)
-                    bar = {"total": len(group), "unit": "file", "delay": 1, "disable": None}
-                    list(tqdm(results, "cutting out", **bar))
+                if not group:
+                    continue
+                far = ray if group is photos else None
+                alone = not far and (group is films or len(group) == 1)  # a file has all cores
+                load = partial(Predictor, weights, flip=each, threads=None if alone else 1)
+                predictor = load("auto" if far else device)
+                about = predictor.describe(recipe.size) + f", by Ray on {device}" * bool(far)
+                click.echo(f"network: {' + '.join(network)}: {about}", err=True)
+                if far:
+                    gpus, load = "cuda" in device, partial(load, device)
+                    results = cluster.run(cut_one, load, group, far, jobs, gpus, debug)
+                    results = map(done.append, results)
+                else:
+                    work = partial(cut_one, predictor)
+                    results = run(lambda task, work=work: done.append(work(*task)), group)
+                list(tqdm(results, "cutting out", len(group), unit="file", delay=1, disable=None))
     finally:  # after Ctrl-C, too
-        done, left = len(tasks) - len(todo), count - len(notes) - len(errors)
-        text = f"{len(notes):,} cut out into {file or folder}, {len(errors):,} failed"
-        text += f", {done:,} done before (--overwrite cuts them again)" * (done > 0)
+        notes = [f"  {source}: {note}" for source, note, _ in done if note]
+        failed = [f"  {source}: {error}" for source, _, error in done if error]
+        errors += failed
+        made, before, left = len(done) - len(failed), len(tasks) - len(todo), len(todo) - len(done)
+        text = f"{made:,} cut out into {file or folder}, {len(errors):,} failed"
+        text += f", {before:,} done before (--overwrite cuts them again)" * (before > 0)
         text += f", {left:,} left: the same command goes on" * (left > 0)
-        lines = [text, *(f"  {source}: {note}" for source, note in notes if note)]
-        click.echo("\n".join(lines), err="-" in (*inputs, into))
+        click.echo("\n".join([text, *notes]), err="-" in (*inputs, into))
         click.echo("\n".join(errors), err=True, nl=bool(errors))
     sys.exit(1 if errors else 0)
 
 
-class Cutter:
-    """Cuts the files of a run one by one, for threads here or in a worker of Ray, which makes its
-    own. output: (binary stream, format) behind STDOUT. `about`: a line on its network. Raises what
-    `Predictor` and its `describe` raise."""
+def cut_file(recipe, smooth, format, debug, predictor, source, targets) -> tuple[Path, str, str]:
+    """Writes what a photo or video becomes, kind -> file; `format` is that of STDOUT. Returns the
+    source, what is to be said of it, and the reason if it failed, else ""."""
+    from unetlib.cutting import cut_photo
+    from unetlib.data.images import image_size
+    from unetlib.video import cut_video
 
-    def __init__(self, weights, recipe, flip, threads, smooth, debug, device, output=None):
-        from unetlib.predict import Predictor
-
-        self.predictor = Predictor(weights, device, flip=flip, threads=threads)
-        self.about = self.predictor.describe(recipe.size)  # refuses a size that cannot be
-        self.recipe, self.smooth, self.debug, self.output = recipe, smooth, debug, output
-        self.gate = threading.Lock()
-
-    def __call__(self, source: Path, targets: dict[str, Path]) -> tuple[str, str]:
-        """Returns what is to be said of a source, and the reason if it failed, else ""."""
-        try:
-            return self.cut_one(source, targets), ""
-        except Exception as error:  # codecs and runtimes raise whatever they like
-            if self.debug:
-                raise
-            return "", str(error).removeprefix(f"{source}: ") or type(error).__name__
-
-    def cut_one(self, source: Path, targets: dict[str, Path]) -> str:
-        """Writes what a source becomes, kind -> file. Returns what is to be said of it."""
-        from unetlib.cutting import cut_photo
-        from unetlib.data.images import image_size
-        from unetlib.video import cut_video
-
-        predictor, recipe = self.predictor, self.recipe
+    try:
         if "video" in targets:
-            return cut_video(source, targets["video"], predictor, recipe, smooth=self.smooth)
-        photo = io.BytesIO(sys.stdin.buffer.read()) if source is STDIN else source
-        photo = io.BytesIO(source.read_bytes()) if isinstance(source, Remote) else photo
+            return source, cut_video(source, targets["video"], predictor, recipe, smooth), ""
+        photo = sys.stdin.buffer.read() if source is STDIN else source
+        photo = source.read_bytes() if isinstance(source, Remote) else photo
         width, height = image_size(photo)
-        with self.gate if width * height > LARGE else nullcontext():
+        with ONE_LARGE if width * height > LARGE else nullcontext():
             result = cut_photo(photo, predictor, recipe)
             if STDOUT in targets.values():
-                stream, format = self.output
+                stream = sys.__stdout__.buffer  # sys.stdout is redirected
                 stream.write(result.encode(*targets, format))
                 stream.flush()
             else:
                 result.write(targets)
         frames = result.photo.frames
-        empty = ["no pixel reaches the threshold"] * (not result.cutout.binary.any())
-        return ", ".join(empty + [f"the first of its {frames} pictures was taken"] * (frames > 1))
+        notes = ["no pixel reaches the threshold"] * (not result.cutout.binary.any())
+        notes += [f"the first of its {frames} pictures was taken"] * (frames > 1)
+        return source, ", ".join(notes), ""
+    except Exception as error:  # codecs and runtimes raise whatever they like
+        if debug:
+            raise
+        return source, "", str(error).removeprefix(f"{source}: ") or type(error).__name__
 
 
-def find_target(into: str | None, inputs: tuple[str, ...]) -> tuple[Path, Path | None]:
-    """(folder, None), or (its folder, file) for a single input: a suffix is what a format has."""
+def find_target(into: str | None, stdin: bool) -> tuple[Path, Path | None]:
+    """(folder, None), or (its folder, file): a suffix is what a format has."""
     from unetlib.data.images import SUFFIXES
     from unetlib.video import SUFFIXES as VIDEOS
 
     if "://" in str(into):
         raise ValueError(f"{into}: results go into a folder, only photos are read from there")
-    if into is None:
-        into = "-" if "-" in inputs else str(resolve("outputs/cutouts"))
-    path = STDOUT if into == "-" else Path(os.path.abspath(typed(into)))
-    known = path.suffix.lower() in {*SUFFIXES, *VIDEOS}
-    if path is not STDOUT and (path.is_dir() or not known or into[-1:] in ("/", os.sep)):
+    if into == "-" or (into is None and stdin):
+        if getattr(sys.stdout, "name", "") == os.devnull:  # see cli.main
+            raise ValueError("standard output is closed: name a file with -o FILE")
+        return Path.cwd(), STDOUT
+    path = Path(os.path.abspath(typed(into or resolve("outputs/cutouts"))))
+    if path.is_dir() or path.suffix.lower() not in {*SUFFIXES, *VIDEOS}:
         return path, None
-    if len(inputs) > 1 or "://" in inputs[0] or typed(inputs[0]).is_dir():
-        raise ValueError(f"{path} takes one picture or video: several need a folder, -o FOLDER")
-    if path is STDOUT and getattr(sys.stdout, "name", "") == os.devnull:  # see cli.main
-        raise ValueError("standard output is closed: name a file with -o FILE")
     return path.parent, path
 
 
@@ -237,14 +204,25 @@ class Remote(PurePosixPath):
             return file.read()
 
 
-def find_tasks(found: dict[Path, str], name_outputs, overwrite: bool, errors: list[str]):
-    """Yields each source with the outputs that it lacks, kind -> file. Of two that have the same,
-    as a.jpg and a.png, or a.jpg and A.jpg on a system without case, the second is an error."""
+def find_tasks(found, photo_ends, film_ends, file, overwrite, errors) -> Iterator[cluster.Task]:
+    """Each source with the outputs that it lacks, kind -> file: what `find_sources` found with the
+    ends of a photo's or film's outputs, kind -> end; or `file`, which takes the last alone. Of two
+    with the same output, as a.jpg and a.png, or a.jpg and A.jpg on a system without case, the
+    second is an error."""
+    from unetlib.video import is_video
+
     key = str if sys.platform == "linux" else lambda p: normalize("NFC", str(p)).casefold()
     owners = dict.fromkeys(map(key, found), "an input")
     for source, base in found.items():
+        film = is_video(source)
+        ends = film_ends if film else photo_ends
+        targets = {kind: Path(base + end) for kind, end in ends.items()}
+        if file:
+            known = FILMS if film else PICTURES
+            if file.suffix[1:].lower() not in known and (film or file is not STDOUT):
+                raise ValueError(f"{file} is no folder, and files end in .{', .'.join(known)}")
+            targets = {[*ends][-1]: file}
         try:
-            targets = name_outputs(source, base)
             for path in targets.values():
                 if owners.setdefault(key(path), source) != source:
                     raise FileExistsError(f"{path} belongs to {owners[key(path)]}: choose -o")
@@ -271,31 +249,28 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
 
     suffixes = {*SUFFIXES, *VIDEOS} - {".ts"}  # .ts: programs
     for text in inputs:
-        if "://" in text:
-            need("pyarrow", extra="ray")
-            top = Remote(text)
-            try:
-                found = [*top.files()]
-            except (OSError, ValueError) as error:
-                errors.append(f"  {text}: {error}")
-                continue
-            for path in found:
-                below = path.relative_to(top.parent if len(inputs) > 1 or path == top else top)
-                if path.suffix.lower() in SUFFIXES and not any(map(SKIPPED.fullmatch, below.parts)):
-                    yield path, f"{into.joinpath(*below.parent.parts, below.stem)}"
-            continue
         try:
-            top = STDIN if text == "-" else Path(os.path.abspath(find_input(text)))
-        except OSError as error:
-            errors.append(f"  {error}")
+            if "://" in text:
+                need("pyarrow", extra="ray")
+                top = Remote(text)
+                files = [one for one in top.files() if one.suffix.lower() in SUFFIXES]
+            else:
+                top = STDIN if text == "-" else Path(os.path.abspath(find_input(text)))
+                files = files_in(top, into, errors) if top.is_dir() else [top]
+        except (OSError, ValueError) as error:
+            errors.append(f"  {error}" if text in str(error) else f"  {text}: {error}")
             continue
-        if not top.is_dir():
-            yield top, f"{into / top.stem}"
-            continue
-        for here, folders, names in os.walk(top, onerror=lambda e: errors.append(f"  {e}")):
-            below = into / Path(here).relative_to(top.parent if len(inputs) > 1 else top)
-            folders[:] = [n for n in folders if not SKIPPED.fullmatch(n) and Path(here, n) != into]
-            for path in (Path(here, n) for n in sorted(names) if not SKIPPED.fullmatch(n)):
-                pipe = os.path.exists(path) and not os.path.isfile(path)
-                if path.suffix.lower() in suffixes and not pipe:
-                    yield path, f"{below / path.stem}"
+        for path in files:
+            parts = path.relative_to(top).parts
+            pipe = os.path.exists(path) and not os.path.isfile(path)
+            skipped = pipe or any(map(SKIPPED.fullmatch, parts))
+            if not parts or (path.suffix.lower() in suffixes and not skipped):
+                named = len(inputs) > 1 or not parts  # below the folder's name, or a file itself
+                below = path.relative_to(top.parent if named else top)
+                yield path, f"{into / below.with_suffix('')}"
+
+
+def files_in(top: Path, into: Path, errors: list[str]) -> Iterator[Path]:
+    for here, folders, names in os.walk(top, onerror=lambda e: errors.append(f"  {e}")):
+        folders[:] = [n for n in folders if not SKIPPED.fullmatch(n) and Path(here, n) != into]
+        yield from (Path(here, name) for name in sorted(names))
