@@ -21,43 +21,40 @@ from unetlib.predict import Predictor
 OUTPUTS = ("mask_binary", "mask_soft", "foreground", "comparison")  # ends of the files' names
 
 
-@dataclass(frozen=True, eq=False)
-class Background:
-    """What comes behind the figure. behind: a picture, uint8 (h, w, 3), made to cover; or a
-    function of cut-out and photo that makes one; None: nothing, it stays transparent."""
-
-    behind: np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-
-    def lay(self, rgba: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """The cut-out of `image` over it, uint8 (H, W, 3); transparent: as it is, (H, W, 4)."""
-        if self.behind is None:
-            return rgba
-        behind = self.behind(rgba, image) if callable(self.behind) else self.behind
-        return matting.composite(rgba, behind)
+# What comes behind the figure: a picture, uint8 (h, w, 3), made to cover; or a function of cut-out
+# and photo that makes one; None: nothing, it stays transparent.
+Background = np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray] | None
 
 
-def read_background(text: str | Background | None, files: bool = True) -> Background:
+def lay(rgba: np.ndarray, image: np.ndarray, behind: Background) -> np.ndarray:
+    """The cut-out of `image` over a background, uint8 (H, W, 3), or as it is, (H, W, 4)."""
+    if behind is None:
+        return rgba
+    return matting.composite(rgba, behind(rgba, image) if callable(behind) else behind)
+
+
+def read_background(text: str | Background, files: bool = True) -> Background:
     """A background as people write it: see the error. Without `files`, of people elsewhere: files
     of this machine are not theirs to show. Raises ValueError."""
-    if isinstance(text, Background):
+    if not isinstance(text, str | None):
         return text
     text = (text or "transparent").strip()
     word, _, share = text.lower().partition(":")
     color, _, weight = text.rpartition("@")
     with suppress(ValueError):
         if word == "transparent":
-            return Background()
+            return None
         if word == "grey":
-            return Background(lambda rgba, image: greyed(image))
+            return lambda rgba, image: greyed(image)
         if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
-            return Background(lambda rgba, image: blurred(image, rgba[..., 3], sigma))
+            return lambda rgba, image: blurred(image, rgba[..., 3], sigma)
         if 0 <= (weight := float(weight) if color else 1.0) <= 1:
             rgb = matting.parse_color(color or text)
-            return Background(lambda rgba, image: mixed(image, rgb, weight))
+            return lambda rgba, image: mixed(image, rgb, weight)
     try:
         if not files:
             raise FileNotFoundError(text)
-        return Background(np.asarray(load_image(find_input(text))))
+        return np.asarray(load_image(find_input(text)))
     except FileNotFoundError as error:
         known = "transparent, grey, blur, 'blur:0.05' (0 to 0.5), a colour as '#0a4678', '0,255,0' "
         known += "or 'white', with a weight as 'white@0.7' (0 to 1), or a picture's file"
@@ -90,7 +87,7 @@ def mixed(image: np.ndarray, color: tuple[int, int, int], weight: float) -> np.n
     return cv2.addWeighted(image, 1 - weight, np.full_like(image, color), weight, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How a photo becomes a picture: the arguments of `cut_out`; background: see `read_background`;
     crop: to the figure, with a margin of 2 %; size: working size, None: as trained. ValueError."""
@@ -101,7 +98,7 @@ class Recipe:
     fill_holes: bool = False
     grow: float = 0.0
     feather: float = 0.0
-    background: Background | str | None = None
+    background: Background | str = None
     crop: bool = False
     size: Any = None
 
@@ -125,7 +122,7 @@ class Cut:
     @cached_property
     def picture(self) -> np.ndarray:
         """The result: uint8 (h, w, 4), or (h, w, 3) over a background."""
-        return self.recipe.background.lay(self.cutout.rgba, self.photo.rgb)
+        return lay(self.cutout.rgba, self.photo.rgb, self.recipe.background)
 
     @property
     def shown(self) -> np.ndarray:

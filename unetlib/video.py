@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 from tqdm import tqdm
 
-from unetlib.cutting import Background, Recipe
+from unetlib.cutting import Recipe, lay
 from unetlib.errors import need
 from unetlib.matting import composite, cut_out, fit_cover
 from unetlib.paths import find_input, whole
@@ -82,18 +82,18 @@ def cut_video(
     source, target = Path(os.path.abspath(find_input(source))), Path(os.path.abspath(target))
     known = not target.is_dir() and target.suffix.lower() in VIDEO_FORMATS
     suffix = target.suffix.lower() if known else ""
-    background, clear = recipe.background, recipe.background.behind is None
+    behind, clear = recipe.background, recipe.background is None
     if clear and suffix == ".mp4":
         raise ValueError(f"{target.name!r}: .mp4 has no transparency, write .webm or a folder")
     width, height, fps, converted, read, heard = open_clip(source)
-    if isinstance(background.behind, np.ndarray):  # made to fit once, not for each frame
-        background = Background(fit_cover(background.behind, height, width))
+    if isinstance(behind, np.ndarray):  # made to fit once, not for each frame
+        behind = fit_cover(behind, height, width)
     steady, done = Steady(), 0
 
     def cut(rgba: np.ndarray, seen: np.ndarray, soft: np.ndarray) -> np.ndarray:
         soft = resize_soft(soft, height, width)
         result = cut_out(seen, soft, own_alpha=rgba[..., 3], **recipe.edge()).rgba
-        return background.lay(result, seen)
+        return lay(result, seen, behind)
 
     def cut_all() -> Iterator[np.ndarray]:
         frames = iter(lambda: decoder.stdout.read(4 * width * height), 0)

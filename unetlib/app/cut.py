@@ -72,7 +72,7 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     recipe, files = Recipe(**options), map(pretrained.find, network)
     weights = [pretrained.name_of(path) or path for path in files]  # other machines know names
     kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]
-    film = film or ("webm" if recipe.background.behind is None else "mp4")
+    film = film or ("webm" if recipe.background is None else "mp4")
     photo_ends = {kind: f"_{kind}.{format}" for kind in kinds}
     film_ends = {"video": f"_foreground.{film}".removesuffix(".frames")}
     folder, file = find_target(into, stdin="-" in inputs)

@@ -45,7 +45,7 @@ from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
 from unetlib.app.web import Networks, build_page, within
-from unetlib.cutting import Background, Recipe, cut_photo, read_background
+from unetlib.cutting import Recipe, cut_photo, read_background
 from unetlib.data.images import ImageError, TooLarge, load_image
 from unetlib.errors import need, unknown
 from unetlib.matting import REFINEMENTS
@@ -305,7 +305,7 @@ def cut(front: Front, given: Parameters, photo: UploadFile) -> tuple[bytes, dict
     if isinstance(behind, str):
         behind = read_background(behind, files=False)
     else:
-        behind = Background(np.asarray(load_image(within(behind.file, most))))
+        behind = np.asarray(load_image(within(behind.file, most)))
     how = given.model_dump(include={"threshold", "refine", "crop", "size"})
     network, recipe = front.networks.load(given.network), Recipe(background=behind, **how)
     done = cut_photo(within(photo.file, most), network, recipe)
