@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -38,11 +39,18 @@ class Worker:
 
 
 def check(address: str) -> None:
-    """Raises ValueError for what is no address, ImportError where Ray is not installed."""
+    """Raises ValueError for what is no address, ImportError where Ray is not installed, and
+    ConnectionError where nothing answers."""
     if not ADDRESS.fullmatch(address):
         known = "auto or HOST:PORT; without one, put --ray behind the inputs"
         raise ValueError(f"--ray {address}: an address is {known}")
     need("ray", "pyarrow", "pandas", extra="ray")
+    host, _, port = address.rpartition(":")
+    try:  # Ray itself would try for minutes
+        if host:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(f"no cluster of Ray at {address}: {error}") from error
 
 
 def run(
