@@ -208,7 +208,7 @@ def test_errors_have_one_form(server, code, status, request_):
 def test_other_errors(server):
     files = [("files", ("a.png", PHOTO))] * 4
     answer = server.post("/batch-remove-background", files=files)
-    assert answer.status_code == 422 and "at most 3" in answer.json()["message"]
+    assert answer.status_code == 422 and "1 to 3 photos" in answer.json()["message"]
     assert server.get("/remove-background").json()["error"] == "method"
     assert server.get("/nowhere").status_code == 404 and "request_id" in server.get("/x").json()
     wrong = server.post("/remove-background", files=FILE, data={"tresh": "1"}).json()
@@ -328,11 +328,12 @@ WRONG_SETTINGS = [
     (["--config", "mine.yaml"], {}, "port: 70000", "Invalid value for '--port': 70000 is not in"),
     (["--config", "mine.yaml"], {}, "cors: [a, b]", "mine.yaml: cors is empty"),
     (["--config", "mine.yaml"], {}, "queue: null", "mine.yaml: queue is empty"),
+    (["--seconds", "nan"], {}, "", "'--seconds': nan is no number"),
     (["--config", "mine.yaml"], {}, "workers: 2.5", "Invalid value for '--workers': '2.5' is not"),
     (["--config", "mine.yaml"], {}, "[1, 2]", "mine.yaml"),
     (["--config", "mine.yaml"], {}, "port: [", "mine.yaml"),
     ([], {"UNETLIB_SERVE_PROT": "1"}, "", "no setting is called 'prot'. Did you mean 'port'?"),
-    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "api_key is empty"),
+    ([], {"UNETLIB_SERVE_API_KEY": ""}, "", "UNETLIB_SERVE_API_KEY: api_key is empty"),
     ([], {"UNETLIB_SERVE_WORKERS": "0"}, "", "Invalid value for '--workers': 0 is not in"),
     (["--device", "cuda"], {}, "", "cuda"),
     (["--network", "poeple"], {}, "", "Did you mean 'people'?"),

@@ -143,7 +143,7 @@ BAD = {
     "no yaml value": (["--config", "none.yaml"], 2, ["none.yaml: data_root is empty"]),
     "init": (["--init-from", "other.pth"], 2, ["other.pth", "another architecture"]),
     "yaml value": (["--config", "value.yaml"], 2, ["value.yaml: epochs: 0 is not in the range"]),
-    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `seed: 20`"]),
+    "yaml list": (["--config", "list.yaml"], 2, ["list.yaml: ", "lines like `NAME: VALUE`"]),
     "loss nan": (["--lr", "1e30", "--clip", "0", "--schedule", "constant"], 1, ["a finite number"]),
     "file": (["--outputs-dir", "file"], 1, ["Not a directory", "file/checkpoints"]),
     "data": (["--data-root", "gone"], 2, ["no such folder: gone"]),

@@ -31,6 +31,13 @@ def photo(tmp_path) -> str:
     return str(tmp_path / "me.png")
 
 
+def test_the_page_as_notebooks_open_it(root):
+    page = web.build_page()
+    assert "Your photos" in {
+        block.label for block in page.blocks.values() if hasattr(block, "label")
+    }
+
+
 def test_the_preview(network, photo, tmp_path):
     (before, after), soft, edge, text = web.preview(photo, network, *SETTINGS)
     np.testing.assert_array_equal(before, np.asarray(Image.open(photo)))

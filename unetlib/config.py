@@ -56,4 +56,6 @@ class TrainConfig:
                 value = f.metadata["kind"](str(getattr(self, f.name)))
             except BadParameter as error:
                 raise ValueError(f"{f.name}: {error.message}") from error
+            if value != value:
+                raise ValueError(f"{f.name}: {value} is no number")
             object.__setattr__(self, f.name, value)

@@ -28,6 +28,8 @@ class Command(click.Command):
             elif isinstance(value, str) and not value.strip():
                 hint = param.get_error_hint(ctx)
                 raise ValueError(f"{hint} is empty (a variable that is not set?)")
+            elif value != value:  # no limit stops NaN
+                raise ValueError(f"{param.get_error_hint(ctx)}: {value} is no number")
         return super().invoke(ctx)
 
 
@@ -47,10 +49,11 @@ def read_settings(file: Path, known: Iterable[str]) -> dict[str, str]:
     file: no such lines, and what `setting_name` raises."""
     import yaml
 
+    text = read_text(file).expandtabs()  # YAML refuses the tabs of JSON
     try:  # texts only: YAML would make 202405 of 2024_05, and False of no
-        lines = yaml.load(read_text(file), yaml.BaseLoader)
+        lines = yaml.load(text, yaml.BaseLoader) or {}
         if not isinstance(lines, dict):
-            raise ValueError(f"it should have lines like `seed: 20`, not {lines!r:.60}")
+            raise ValueError(f"it should have lines like `NAME: VALUE`, not {lines!r:.60}")
         return {setting_name(name, value, known): value for name, value in lines.items()}
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}") from error

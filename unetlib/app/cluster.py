@@ -49,7 +49,7 @@ def check(address: str) -> None:
     try:  # Ray itself would try for minutes
         if host:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConnectionError(f"no cluster of Ray at {address}: {error}") from error
 
 

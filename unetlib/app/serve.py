@@ -40,9 +40,12 @@ def find_settings(ctx: click.Context, _, config: str | None) -> None:
     file = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
     found = read_settings(file, known) if file else {}
     for name, value in os.environ.items():
-        if name.startswith(PREFIX):
-            found[setting_name(name.removeprefix(PREFIX), value, known)] = value
-    ctx.default_map = (ctx.default_map or {}) | found
+        try:
+            if name.startswith(PREFIX):
+                found[setting_name(name.removeprefix(PREFIX), value, known)] = value
+        except ValueError as error:
+            raise ValueError(f"environment variable {name}: {error}") from error
+    ctx.default_map = found | (ctx.default_map or {})
 
 
 def command(name: str, short_help: str, **defaults):

@@ -156,7 +156,8 @@ async def read(request: Request, parameters: type[BaseModel], most: int = 1):
     elif body := await request.body():
         photos = [UploadFile(io.BytesIO(body))]
     if not 1 <= len(photos) <= most:
-        text = f"send at least 1 and at most {most} photos as `file` or `files`, not {len(photos)}"
+        wanted = "one photo as `file`" if most == 1 else f"1 to {most} photos as `files`"
+        text = f"send {wanted}, not {len(photos)}"
         raise Refused(422, "too_many_photos" if photos else "no_photo", text)
     return parameters(**given), photos
 

@@ -161,6 +161,8 @@ def build_page(
 
     def make(paths, path, name, *rest):
         paths = paths or [path]
+        if not any(paths):
+            raise gr.Error("choose a photo first", print_exception=False)
         with told(paths, *rest), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
             files = run(make_files, folder, paths, networks.load(name), *rest)
             yield gr.File(files, visible=True)
@@ -169,9 +171,10 @@ def build_page(
         gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                most = f", up to {upload_mb:g} MB and {megapixels:g} megapixels each"
-                label = "Your photos" + (most if upload_mb else "")
-                uploads = gr.File(label=label, file_count="multiple", **kinds)
+                most = (
+                    f", up to {upload_mb:g} MB and {megapixels:g} megapixels" if upload_mb else ""
+                )
+                uploads = gr.File(label=f"Your photos{most}", file_count="multiple", **kinds)
                 photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")
                 refine = gr.Radio(EDGES, value="guided", label="Edge")
