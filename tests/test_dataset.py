@@ -41,7 +41,7 @@ def test_the_course_draws_into_the_folder_of_a_clean_checkout(tmp_path, make_pai
     assert mine.name == "folder" and len(mine.train + mine.val) == 20
     (tmp_path / "lone").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "lone" / "photo.png")
-    with pytest.raises(DataError, match="no photos with masks"):
+    with pytest.raises(DataError, match="images/ and masks/ .*unetlib prepare"):
         open_dataset(tmp_path / "lone")
 
 

@@ -33,9 +33,7 @@ def photo(tmp_path) -> str:
 
 def test_the_page_as_notebooks_open_it(root):
     page = web.build_page()
-    assert "Your photos" in {
-        block.label for block in page.blocks.values() if hasattr(block, "label")
-    }
+    assert "Your photos" in {getattr(block, "label", "") for block in page.blocks.values()}
 
 
 def test_the_preview(network, photo, tmp_path):

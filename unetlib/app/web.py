@@ -174,7 +174,9 @@ def build_page(
                 most = (
                     f", up to {upload_mb:g} MB and {megapixels:g} megapixels" if upload_mb else ""
                 )
-                uploads = gr.File(label=f"Your photos{most}", file_count="multiple", **kinds)
+                uploads = gr.File(
+                    label="Your photos" + most * bool(upload_mb), file_count="multiple", **kinds
+                )
                 photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")
                 refine = gr.Radio(EDGES, value="guided", label="Edge")

@@ -40,11 +40,13 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
         pairs, unused = sets.match_pairs(*files)
         sides.append(pairs)
         skipped += unused
-    if not all(sides) or (not divided and (root / "manifest.csv").is_file()):
-        wanted = "images/ and masks/, or train/ and val/ with both,"
-        how = f"`unetlib prepare folder:{root} --into FOLDER` copies other sets into such a one"
-        why = f"{wanted} are expected. {how}{sets.list_skipped(skipped, root)}"
-        raise DataError(f"no photos with masks in {root}: {why}")
+    others = any((root / name).exists() for name in ("manifest.csv", "images/train", "images/val"))
+    if not all(sides) or (others and not divided):
+        wanted = (
+            "images/ and masks/ without manifest.csv, or train/ and val/ with both, are expected"
+        )
+        how = f'`unetlib prepare "folder:{root}" --into FOLDER` makes that of other sets'
+        raise DataError(f"{root}: {wanted}. {how}{sets.list_skipped(skipped, root)}")
     train, val = sides if divided else sets.split_pairs(*sides, seed=seed)
     return sets.join(name, root, train, val, skipped)
 
@@ -190,10 +192,11 @@ def make_loaders(
 
 def refuse_empty(dataset: PairDataset, source: Source) -> None:
     """Raises DataError where nothing in the masks of one of the source's sets reaches a half."""
-    empty = {pair.source: pair.mask for pair in dataset.pairs if pair.mask}
+    several = " + " in source.name  # in one, a manifest may name others
+    empty = {pair.source * several: pair.mask for pair in dataset.pairs if pair.mask}
     for n, pair in enumerate(dataset.pairs):
-        if pair.source in empty and (dataset.arrays(n)[1] >= 128).any():
-            del empty[pair.source]
+        if pair.source * several in empty and (dataset.arrays(n)[1] >= 128).any():
+            del empty[pair.source * several]
     for name, path in empty.items():
         how = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
         text = f"no mask of {name or source.name} has a foreground, such as {path}"

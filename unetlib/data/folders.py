@@ -6,6 +6,7 @@ import re
 import unicodedata
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class CutOutPair(Pair):
     background: Path
 
     def load(self, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        rgba = load_cutout(self.image, max_side)
+        rgba = recent_cutout(self.image, max_side, self.image.stat().st_mtime_ns)
         behind = np.asarray(images.load_image(self.background, max(rgba.shape[:2])))
         return composite(rgba, behind), rgba[..., 3].astype(np.float32) / 255
 
@@ -75,6 +76,11 @@ def load_cutout(source: Any, max_side: int | None = None) -> np.ndarray:
     cleaned = Image.fromarray(colours)
     cleaned.putalpha(alpha)
     return np.array(cleaned.resize(size, Image.Resampling.HAMMING))  # colours count by alpha
+
+
+@lru_cache(2)  # before its next background it is the same
+def recent_cutout(path: Path, max_side: int | None, changed: int) -> np.ndarray:
+    return load_cutout(path, max_side)
 
 
 @dataclass
@@ -182,7 +188,7 @@ def known_folders(folder: Path) -> list[tuple[str, str, str]]:
 
 def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list, list]:
     """(train, val) as the folders are divided, or by `split_pairs`. Cut-outs get backgrounds, of
-    which none is on both sides. Raises DataError where a side has nothing, and for the same ids."""
+    which none is on both sides where we divide. Raises DataError where a side has nothing."""
     for pairs in found.sides.values() if found.backgrounds else ():
         cutouts, n, m = pairs.copy(), len(pairs), len(found.backgrounds)
         for k in range(max(n, min(m, 20 * n))):  # each cut-out up to 20 times
@@ -191,14 +197,13 @@ def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list
             id = f"{pair.id}~{k // n}" if k >= n else pair.id
             facts = asdict(pair) | {"id": id, "group": group}
             pairs[k : k + 1] = [CutOutPair(**facts, background=behind)]
+        pairs.sort(key=lambda pair: pair.image)  # one cut-out after the other: see `recent_cutout`
     train, val = found.sides.get("train", []), found.sides.get("val", [])
     if len(found.sides) == 1:  # with one half only there is no division to keep
         train, val = split_pairs(*found.sides.values(), val_fraction, seed)
     if not train or not (val or val_fraction == 0):
         why = list_skipped(found.skipped, found.root)
         raise DataError(f"no usable pair for {'val' if train else 'train'} in {found.root}{why}")
-    if twice := {p.id for p in train} & {p.id for p in val}:
-        raise DataError(f"{len(twice)} ids are in both train/ and val/, such as '{min(twice)}'")
     return train, val
 
 

@@ -81,13 +81,10 @@ def list_skipped(skipped: Sequence[Skipped], root: Path) -> str:
 
 def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
     """The image files below a folder, sorted, with their ids; others are added to `skipped`."""
-    files, paths = {}, []
-
-    def refused(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename), str(error.strerror), "not read"))
-
-    for here, _, names in os.walk(folder, onerror=refused, followlinks=True):
+    files, paths, errors = {}, [], []
+    for here, _, names in os.walk(folder, onerror=errors.append, followlinks=True):
         paths += [Path(here, name) for name in names]
+    skipped += [Skipped(Path(e.filename), str(e.strerror), "not read") for e in errors]
     for path in sorted(paths):
         name = path.relative_to(folder)
         if HIDDEN.search(name.as_posix()):
@@ -175,7 +172,9 @@ def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple
 
 
 def join(name: str, root: Path, train: list, val: list, skipped: Sequence[Skipped]) -> Source:
-    """Both sides as a Source. A val photo with the bytes of a train photo is skipped."""
+    """Both sides as a Source; copies of train photos leave val. DataError: an id is in both."""
+    if twice := {p.id for p in train} & {p.id for p in val}:
+        raise DataError(f"{len(twice)} ids are in both train/ and val/, such as '{min(twice)}'")
     # also of another dataset; read where sizes agree
     sizes = {pair: pair.image.stat().st_size for pair in (*train, *val)}
     both = {sizes[pair] for pair in train} & {sizes[pair] for pair in val}

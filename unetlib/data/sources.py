@@ -72,7 +72,9 @@ def unpack(archive: Path, folder: Path) -> None:
             Path(work, folder.name).rename(folder)
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
         text = f"{archive} cannot be unpacked into {folder}: {error}"
-        raise DownloadError(f"{text}. Delete it to download it again") from error
+        raise DownloadError(
+            f"{text}. A damaged archive is downloaded again when deleted"
+        ) from error
 
 
 def coco(root=None) -> Found:

@@ -1,5 +1,4 @@
-"""Image tensor -> logits: `build_model(name, **args)` makes any network of the project by name, and
-`choose_device` says where it runs."""
+"""Image tensor -> logits: `build_model(name, **args)` makes any network by its name."""
 
 import inspect
 import re
