@@ -171,12 +171,9 @@ def build_page(
         gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                most = (
-                    f", up to {upload_mb:g} MB and {megapixels:g} megapixels" if upload_mb else ""
-                )
-                uploads = gr.File(
-                    label="Your photos" + most * bool(upload_mb), file_count="multiple", **kinds
-                )
+                most = f", up to {upload_mb or 0:g} MB and {megapixels:g} megapixels each"
+                label = "Your photos" + (most if upload_mb else "")
+                uploads = gr.File(label=label, file_count="multiple", **kinds)
                 photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")
                 refine = gr.Radio(EDGES, value="guided", label="Edge")

@@ -42,9 +42,7 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
         skipped += unused
     others = any((root / name).exists() for name in ("manifest.csv", "images/train", "images/val"))
     if not all(sides) or (others and not divided):
-        wanted = (
-            "images/ and masks/ without manifest.csv, or train/ and val/ with both, are expected"
-        )
+        wanted = "images/ and masks/ (no manifest.csv) or train/ and val/ with both are expected"
         how = f'`unetlib prepare "folder:{root}" --into FOLDER` makes that of other sets'
         raise DataError(f"{root}: {wanted}. {how}{sets.list_skipped(skipped, root)}")
     train, val = sides if divided else sets.split_pairs(*sides, seed=seed)

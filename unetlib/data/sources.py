@@ -73,7 +73,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
         text = f"{archive} cannot be unpacked into {folder}: {error}"
         raise DownloadError(
-            f"{text}. A damaged archive is downloaded again when deleted"
+            f"{text}. Delete the archive if it is damaged: it comes anew"
         ) from error
 
 
