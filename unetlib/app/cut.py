@@ -120,7 +120,8 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
         text = f"{made:,} cut out into {file or folder}, {len(errors):,} failed"
         text += f", {before:,} done before (--overwrite cuts them again)" * (before > 0)
         text += f", {left:,} left: the same command goes on" * (left > 0)
-        click.echo("\n".join([text, *notes]), err="-" in (*inputs, into))
+        if done or errors or not todo:  # else the network could not be used, which is an error
+            click.echo("\n".join([text, *notes]), err="-" in (*inputs, into))
         click.echo("\n".join(errors), err=True, nl=bool(errors))
     sys.exit(1 if errors else 0)
 

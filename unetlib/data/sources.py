@@ -72,9 +72,7 @@ def unpack(archive: Path, folder: Path) -> None:
             Path(work, folder.name).rename(folder)
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
         text = f"{archive} cannot be unpacked into {folder}: {error}"
-        raise DownloadError(
-            f"{text}. Delete the archive if it is damaged: it comes anew"
-        ) from error
+        raise DownloadError(f"{text}. If the archive is damaged, delete it") from error
 
 
 def coco(root=None) -> Found:
