@@ -222,7 +222,7 @@ def test_bad_files_are_listed_and_stop_nothing(call):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["me.png", "--threshold", "nan"], "threshold nan: it is a probability, from 0 to 1"),
+        (["me.png", "--threshold", "nan"], "nan is no number"),
         (["me.png", "--background", "bleu"], "'bleu' is not found: there are transparent"),
         (["me.png", "--refine", "magic"], "'magic': there are guided, closed-form, none"),
         (["me.png", "-o", "x.jpg"], r"x\.jpg is no folder, and files end in \.png, \.webp"),
