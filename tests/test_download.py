@@ -87,12 +87,12 @@ def test_tar_archives(tmp_path, name):
     info.size = 5
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.addfile(info, io.BytesIO(b"hello"))
-    if name == "../x":
-        with pytest.raises(DownloadError, match="outside"):
+    if name != "set/a.txt":
+        with pytest.raises(DownloadError, match="leads out"):
             unpack(tmp_path / "a.tar.gz", tmp_path / "out/set")
-    else:  # an absolute name is taken as a relative one
+    else:
         unpack(tmp_path / "a.tar.gz", tmp_path / "out/set")
-        assert (tmp_path / "out" / name.strip("/")).read_bytes() == b"hello"
+        assert (tmp_path / "out" / name).read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize("name", ["../x", "set/../../x", "/x", "..\\x", "C:\\x", "C:x"])

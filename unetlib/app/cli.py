@@ -115,3 +115,8 @@ def main(args: list[str] | None = None) -> None:
             text = f"{type(error).__name__}: {error} (--debug shows the traceback)"
         click.echo(f"unetlib: {text}", err=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was said; what is left must not fail once more at the very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

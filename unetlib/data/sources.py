@@ -7,7 +7,7 @@ import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -61,18 +61,26 @@ def unpack(archive: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as work:
             if tarfile.is_tarfile(archive):
-                with tarfile.open(archive) as tar:
-                    tar.extractall(work, filter="data")  # refuses what leads out
+                with tarfile.open(archive) as file:
+                    members = [one for one in file if one.isfile() or one.isdir()]  # no links
+                    refuse_climbing(one.name for one in members)
+                    file.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
+                    file.extractall(work, members)
             else:
                 with zipfile.ZipFile(archive) as file:  # a link becomes a plain file
-                    for name in map(PureWindowsPath, file.namelist()):  # C: and \ too
-                        if name.anchor or ".." in name.parts:
-                            raise OSError(f"'{name.as_posix()}' leads out of the folder")
+                    refuse_climbing(file.namelist())
                     file.extractall(work)
             Path(work, folder.name).rename(folder)
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
         text = f"{archive} cannot be unpacked into {folder}: {error}"
         raise DownloadError(f"{text}. If the archive is damaged, delete it") from error
+
+
+def refuse_climbing(names: Iterable[str]) -> None:
+    """Raises OSError for a name that leads out of a folder, on any system."""
+    for name in map(PureWindowsPath, names):  # C: and \ too
+        if name.anchor or ".." in name.parts:
+            raise OSError(f"'{name.as_posix()}' leads out of the folder")
 
 
 def coco(root=None) -> Found:
