@@ -297,7 +297,8 @@ def test_standard_input_and_output(start):
 def test_streams_that_are_closed_or_full(network, rest, code, words):
     put("me.png")
     command = f"'{sys.executable}' -m unetlib cut --network '{network}' {rest}"
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}  # as most people have it
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
     assert ("out" in rest) == Path("out/me_foreground.png").is_file()
 
