@@ -237,7 +237,8 @@ def compare(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     A row per network, the highest mean IoU first. Keys: name; iou with iou_low and iou_high (the
     95 % interval), dice, boundary_iou, mae; lead (mean IoU of the best less this one's) with
     lead_low and lead_high, of the paired bootstrap; best_is ("better" where this interval lies
-    above 0, else "cannot tell"); best_threshold; calibration_error; milliseconds (median).
+    above 0, else "cannot tell"); best_threshold; calibration_error; milliseconds (median); scores,
+    all of `Evaluation.scores`.
     """
     order = sorted(evaluations.items(), key=lambda item: -np.mean(item[1].columns["iou"]))
     best, rows = order[0][1].columns["iou"], []
@@ -251,7 +252,8 @@ def compare(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         row["best_is"] = "better" if sure else "cannot tell" if rows else "the best"
         row["best_threshold"] = best_threshold(one.sweep)
         row["calibration_error"] = reliability(one.histogram)[1]
-        rows.append(row | {"milliseconds": float(np.median(one.columns["milliseconds"]))})
+        row["milliseconds"] = float(np.median(one.columns["milliseconds"]))
+        rows.append(row | {"scores": scores})
     return rows
 
 

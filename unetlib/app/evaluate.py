@@ -114,8 +114,8 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     from unetlib.scores import SALIENCY, SCORES
 
     known, photos = SCORES | SALIENCY, len(next(iter(found.values())).columns["id"])
-    record = {"notes": notes, "photos": photos, "networks": board}
-    record |= {"scores": {name: one.scores() for name, one in found.items()}}
+    scores = {row["name"]: row.pop("scores") for row in board}
+    record = {"notes": notes, "photos": photos, "networks": board, "scores": scores}
     record = json.loads(json.dumps(record), parse_constant=lambda name: None)  # JSON has no NaN
     write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
     lines = csv.writer(text := io.StringIO(), lineterminator="\n")

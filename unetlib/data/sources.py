@@ -257,10 +257,11 @@ def balance(pairs: Sequence[Pair], sampling: str) -> tuple[Pair, ...]:
     they are. Raises what `Pair.load` raises."""
     if sampling == "uniform":
         return tuple(pairs)
-    names = [pair.source if sampling == "source" else str(sorted(pair.tags)) for pair in pairs]
     if sampling == "foreground":
         shares = np.array([pair.load(256)[1].mean() for pair in pairs])
         names = np.digitize(shares, np.linspace(shares.min(), shares.max(), 6)[1:-1])
+    else:
+        names = [pair.source if sampling == "source" else str(sorted(pair.tags)) for pair in pairs]
     classes = np.unique(names, return_inverse=True)[1]
     weights = np.array([pair.weight for pair in pairs])
     weights = weights / np.bincount(classes, weights)[classes]
