@@ -248,7 +248,7 @@ def test_near_copies_that_the_split_by_names_would_tear_apart(data):
     (issue,) = examine(data).issues
     assert issue.kind == "near copy in train and val"
     val = {pair.image for pair in open_source("folder", data).val if pair.id.startswith("copy")}
-    assert val and {pair.image for pair in issue.spare} == val
+    assert val and {pair.image for pair in issue.removable} == val
 
 
 def test_real_photos(real_data):
@@ -268,7 +268,7 @@ def test_pictures(clean, data):
 def test_a_manifest_stays_when_photos_that_it_names_are_gone(data):
     (data / "manifest.csv").write_text(f"id,group\n{Set(data).id(3)},anna\nnobody,anna\n")
     (issue,) = examine(data).issues
-    assert issue.kind == "not used" and not issue.spare
+    assert issue.kind == "not used" and not issue.removable
 
 
 # --- the command: pages, exit codes, quarantine ---------------------------------------------------
@@ -311,7 +311,8 @@ def test_neither_a_disk_that_fails_nor_too_little_memory_is_damage(data, monkeyp
 
     monkeypatch.setattr("unetlib.data.check.load_image", load)
     report = examine(data)
-    assert titles(report) == ["not read"] * 2 and not any(issue.spare for issue in report.issues)
+    assert titles(report) == ["not read"] * 2
+    assert not any(issue.removable for issue in report.issues)
     assert "Input/output error" in report.text() and "out of memory" in report.text()
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_predict import redness
 
-from unetlib.cutting import Recipe, cut_photo, lay, read_background, remove_background
+from unetlib.cutting import Recipe, cut_photo, over_background, read_background, remove_background
 from unetlib.matting import cut_out
 from unetlib.predict import Predictor
 
@@ -60,7 +60,7 @@ def test_it_is_what_its_steps_are(predictor):
 def test_backgrounds_as_people_write_them(text, colour):
     background, grey = read_background(text), np.full((8, 8, 3), 128, np.uint8)
     rgba = np.zeros((8, 8, 4), np.uint8)
-    assert np.abs(lay(rgba, grey, background).astype(int) - colour).max() <= 1
+    assert np.abs(over_background(rgba, grey, background).astype(int) - colour).max() <= 1
     assert read_background(background) is background
     assert all(read_background(t) is None for t in ("", None, " Transparent "))
 

@@ -165,13 +165,16 @@ def test_decompression_bomb_is_refused_from_its_header(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bomb(*size))
     for load in (load_image, load_mask, image_size):
-        with pytest.raises(ImageError, match=f"{path}.*{MAX_PIXELS:,}|{path}.*exceeds limit"):
+        with pytest.raises(ImageError, match=f"{path}.*200 megapixels|{path}.*exceeds limit"):
             load(path)
     # a small GIF whose first frame is large
     frame = b"," + struct.pack("<HHHHB", 0, 0, *(min(n, 65535) for n in size), 0) + b"\x02\x01\0;"
     path.write_bytes(b"GIF89a" + struct.pack("<HH", 9, 9) + b"\x80\0\0" + bytes(6) + frame)
     for load in (load_image, open_photo, image_size) if size[1] > 9999 else ():
-        with warnings.catch_warnings(action="error"), pytest.raises(ImageError, match="is over"):
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(ImageError, match="are more than"),
+        ):
             load(path)
     path.write_bytes(png_bomb(20_000, MAX_PIXELS // 20_000))  # Pillow's own limit is lower
     assert image_size(path) == (20_000, MAX_PIXELS // 20_000)

@@ -10,7 +10,6 @@ from networks import write_color_network
 from PIL import Image
 
 from unetlib.app import web
-from unetlib.data.images import TooLarge
 from unetlib.predict import Predictor
 
 pytest.importorskip("gradio")
@@ -70,13 +69,6 @@ def test_files_and_a_zip_of_photos_of_one_name(network, photo, tmp_path):
     [file] = web.make_files(str(tmp_path / "zip"), [photo, again], network, *SETTINGS)
     with zipfile.ZipFile(file) as archive:
         assert len(archive.namelist()) == 6 and "me_2_foreground.png" in archive.namelist()
-
-
-def test_what_is_too_large_is_said_by_name(tmp_path):
-    Image.new("1", (900, 600)).save(tmp_path / "huge.png")
-    assert web.within(tmp_path / "huge.png", 0.54)
-    with pytest.raises(TooLarge, match="huge.png: 900×600 is more than 0.5 megapixels"):
-        web.within(tmp_path / "huge.png", 0.5)
 
 
 def test_photos_of_iphones(network, tmp_path):

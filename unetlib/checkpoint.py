@@ -16,7 +16,7 @@ from torch import nn
 from unetlib.data.preprocess import Preprocess
 from unetlib.errors import CheckpointError
 from unetlib.models import build_model
-from unetlib.paths import whole
+from unetlib.paths import atomic
 
 PLAIN = ("epoch", "metrics", "history", "extra")
 
@@ -57,8 +57,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     """
     path = Path(path)
     if not path.is_file():
-        how = "train one with notebooks/03_train.ipynb or `unetlib run`"
-        raise CheckpointError(f"there is no checkpoint at {path}: {how}")
+        advice = "train one with notebooks/03_train.ipynb or `unetlib run`"
+        raise CheckpointError(f"there is no checkpoint at {path}: {advice}")
     content = read_file(path)
     if not isinstance(content, dict) or "model" not in content:
         found = "it looks like a bare state dict, or a file of another program"
@@ -91,7 +91,7 @@ def load_weights(model: nn.Module, state_dict: dict[str, torch.Tensor], source: 
 def write_file(path: Path, content: dict) -> None:
     """torch.save, whole or not at all. Raises CheckpointError with the reason."""
     try:
-        with whole(path) as part, part.open("wb") as file:
+        with atomic(path) as part, part.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())

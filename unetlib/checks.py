@@ -66,22 +66,22 @@ def _hint(check: Callable, answer: Callable) -> str | None:
     returned = []
 
     @functools.wraps(answer)
-    def watched(*arguments):  # which gets copies, but for what has a state of its own
+    def recorded(*arguments):  # which gets copies, but for what has a state of its own
         stateful = nn.Module, np.random.Generator
         copies = [a if isinstance(a, stateful) else deepcopy(a) for a in arguments]
         returned.append(answer(*copies))
         return returned[-1]
 
     try:
-        said = check(watched)
+        said = check(recorded)
         hint = said if isinstance(said, str | None) else next(filter(None, said), None)
     except NotImplementedError:
         return UNTOUCHED
     except (Exception, SystemExit) as error:
         text, calls = f"{type(error).__name__}: {error}", traceback.extract_tb(error.__traceback__)
         names = [call.name for call in calls]
-        if "watched" in names:  # what follows is the student's
-            calls = calls[names.index("watched") + 1 :]
+        if "recorded" in names:  # what follows is the student's
+            calls = calls[names.index("recorded") + 1 :]
             lines = [call.lineno for call in calls if call.filename == calls[0].filename]
             return f"{f'line {lines[-1]} of ' if lines else ''}your code raised {text}"[:300]
         if isinstance(error, NameError):

@@ -15,7 +15,7 @@ from PIL import Image
 from unetlib import matting
 from unetlib.data.images import Photo, load_image, open_photo
 from unetlib.matting.refine import shrunk
-from unetlib.paths import find_input, write_whole
+from unetlib.paths import find_input, write_atomic
 from unetlib.predict import Predictor
 
 OUTPUTS = ("mask_binary", "mask_soft", "foreground", "comparison")  # ends of the files' names
@@ -26,7 +26,7 @@ OUTPUTS = ("mask_binary", "mask_soft", "foreground", "comparison")  # ends of th
 Background = np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray] | None
 
 
-def lay(rgba: np.ndarray, image: np.ndarray, behind: Background) -> np.ndarray:
+def over_background(rgba: np.ndarray, image: np.ndarray, behind: Background) -> np.ndarray:
     """The cut-out of `image` over a background, uint8 (H, W, 3), or as it is, (H, W, 4)."""
     if behind is None:
         return rgba
@@ -122,7 +122,7 @@ class Cut:
     @cached_property
     def picture(self) -> np.ndarray:
         """The result: uint8 (h, w, 4), or (h, w, 3) over a background."""
-        return lay(self.cutout.rgba, self.photo.rgb, self.recipe.background)
+        return over_background(self.cutout.rgba, self.photo.rgb, self.recipe.background)
 
     @property
     def shown(self) -> np.ndarray:
@@ -151,7 +151,7 @@ class Cut:
     def write(self, targets: dict[str, Path]) -> None:
         """Write kinds of OUTPUTS to files, whose suffix is the format, each whole or not at all."""
         for kind, path in targets.items():
-            write_whole(path, self.encode(kind, path.suffix[1:].lower()))
+            write_atomic(path, self.encode(kind, path.suffix[1:].lower()))
 
     def save(self, folder: str | Path, stem: str) -> list[Path]:
         """Write `<stem>_<kind>.png` for the first three of OUTPUTS; returns the paths."""
@@ -174,10 +174,10 @@ def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -
         codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
         array = cv2.cvtColor(array, codes[array.shape[2]]) if array.ndim == 3 else array
         profile = ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(icc, np.uint8)]) if icc else ([], [])
-        how = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-        return cv2.imencodeWithMetadata(".png", array, *profile, how)[1].tobytes()
-    file, how = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
-    Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **how)
+        options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+        return cv2.imencodeWithMetadata(".png", array, *profile, options)[1].tobytes()
+    file, options = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
+    Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **options)
     return file.getvalue()
 
 

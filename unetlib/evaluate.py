@@ -124,8 +124,8 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
     if not rows:
         raise ValueError("nothing to evaluate: the set has no photo that can be read")
     if all(pair.mask for pair in pairs) and not any(row["foreground_share"] for row in rows):
-        how = "if they hold numbers of classes, take folder:FOLDER?mask_kind=labels"
-        warnings.warn(f"no true mask has a foreground at one half: {how}", stacklevel=2)
+        advice = "if they hold numbers of classes, take folder:FOLDER?mask_kind=labels"
+        warnings.warn(f"no true mask has a foreground at one half: {advice}", stacklevel=2)
     counts, rims = zip(*counted, strict=True)
     counts = Counts(*np.stack(counts, axis=1))  # each (photos, thresholds)
     scores = {name: getattr(counts, name)() for name in COUNTED} | {"boundary_iou": np.stack(rims)}

@@ -14,7 +14,7 @@ from unetlib.config import EXPORTED
 from unetlib.data.images import open_photo
 from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import need
-from unetlib.paths import whole
+from unetlib.paths import atomic
 from unetlib.predict import FORMAT
 
 
@@ -40,12 +40,12 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     proto, facts = _trace(checkpoint)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomic(path) as part:
         if precision == "float16":
             _halve(proto)
         elif precision == "int8":
-            how, photos = Preprocess(**facts["preprocess"]), map(open_photo, calibration)
-            batches = ({"image": to_array(photo.rgb, how)[None]} for photo in photos)
+            preprocess, photos = Preprocess(**facts["preprocess"]), map(open_photo, calibration)
+            batches = ({"image": to_array(photo.rgb, preprocess)[None]} for photo in photos)
             reader = SimpleNamespace(get_next=lambda: next(batches, None))
             # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
             kind = {"activation_type": QuantType.QUInt8, "per_channel": True, "reduce_range": True}

@@ -18,7 +18,7 @@ def project_root() -> Path:
     set; else the checkout that `unetlib` was imported from (it has a pyproject.toml beside the
     package); else the working directory, as after a plain `pip install` and in Colab."""
     if chosen := os.environ.get("UNETLIB_ROOT"):
-        return typed(chosen).resolve()
+        return user_path(chosen).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
@@ -28,7 +28,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("UNETLIB_CACHE") or "~/.cache/unetlib").expanduser()
 
 
-def typed(path: str | os.PathLike) -> Path:
+def user_path(path: str | os.PathLike) -> Path:
     """A path as people type it: `~` is a home folder where there is one, else part of a name.
     Raises ValueError for an empty one."""
     if not str(path).strip():
@@ -37,14 +37,14 @@ def typed(path: str | os.PathLike) -> Path:
 
 
 def resolve(path: str | os.PathLike) -> Path:
-    """A folder or file that we write, as `typed`; relative paths lie below project_root()."""
-    return project_root() / typed(path)  # an absolute right side wins
+    """A folder or file that we write, as `user_path`; relative paths lie below project_root()."""
+    return project_root() / user_path(path)  # an absolute right side wins
 
 
 def find_input(path: str | os.PathLike) -> Path:
-    """Something a person `typed` and that must exist: absolute, below the working directory, or
+    """An input that must exist, see `user_path`: absolute, below the working directory, or
     below project_root(), in this order. Raises FileNotFoundError that names every place tried."""
-    tried = list(dict.fromkeys([Path.cwd() / typed(path), resolve(path)]))
+    tried = list(dict.fromkeys([Path.cwd() / user_path(path), resolve(path)]))
     if found := [path for path in tried if path.exists()]:
         return found[0]
     raise FileNotFoundError(f"'{path}' not found: there is no {' nor '.join(map(str, tried))}")
@@ -70,7 +70,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 @contextmanager
-def only_writer(folder: Path, seconds: float = 0) -> Iterator[None]:
+def folder_lock(folder: Path, seconds: float = 0) -> Iterator[None]:
     """Keeps a folder for this process; the lock dies with it. Where another has it for longer than
     `seconds`, raises RuntimeError that names its pid and start."""
     from filelock import FileLock, Timeout
@@ -84,12 +84,12 @@ def only_writer(folder: Path, seconds: float = 0) -> Iterator[None]:
             who.unlink(missing_ok=True)
     except Timeout:
         said = who.read_text() if who.is_file() else "another process"
-        how = "wait for its end, or take another folder"
-        raise RuntimeError(f"{said} writes into {folder}: {how}") from None
+        advice = "wait for its end, or take another folder"
+        raise RuntimeError(f"{said} writes into {folder}: {advice}") from None
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Yields a file to write beside `path`, and moves it there when the block ends without error.
     A kill or a full disk leaves what was at `path` as it was. Makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,9 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)  # moved, or never written
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write the whole file or nothing."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_bytes(content)
 
 
@@ -124,8 +124,8 @@ def fetch(url: str, path: str | Path, sha256: str = "") -> Path:
 
     path, known = Path(path), f"sha256:{sha256}" if sha256 else None
     pooch.get_logger().setLevel("ERROR")  # the last error is told below
-    how = {"urls": {path.name: url}, "registry": {path.name: known}}
-    files = pooch.create(path.parent, "", retry_if_failed=ATTEMPTS - 1, **how)
+    options = {"urls": {path.name: url}, "registry": {path.name: known}}
+    files = pooch.create(path.parent, "", retry_if_failed=ATTEMPTS - 1, **options)
     try:
         return Path(files.fetch(path.name, progressbar=True))
     except (OSError, ValueError) as error:  # of the network, of the disk; another SHA-256

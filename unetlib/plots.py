@@ -38,8 +38,8 @@ def contact_sheet(
             array = np.rint(255 * np.clip(array.astype(np.float32), 0, 1)).astype(np.uint8)
         size = width, max(1, round(width * array.shape[0] / array.shape[1]))
         shrinks = width < array.shape[1]
-        how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
-        tiles.append((title, Image.fromarray(array).resize(size, how)))
+        method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+        tiles.append((title, Image.fromarray(array).resize(size, method)))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heads = [20 * max(title.count("\n") + bool(title) for title, _ in row) for row in rows]
     heights = [max(tile.height for _, tile in row) + GAP for row in rows]

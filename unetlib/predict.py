@@ -123,8 +123,8 @@ class OnnxNetwork:
         self.name = facts.get("model", self.path.stem)
         self.epoch, self.metrics = facts.get("epoch", 0), facts.get("metrics", {})
         self.answer = public.answer if public else "probability"
-        how = public.preprocess if public else facts.get("preprocess", usual)
-        self.preprocess = Preprocess(**how)
+        preprocess = public.preprocess if public else facts.get("preprocess", usual)
+        self.preprocess = Preprocess(**preprocess)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         try:  # one by one: a batch makes a CPU no quicker, and takes more memory
@@ -162,9 +162,9 @@ class Predictor:
                 one = pretrained.find(one)
                 known = pretrained.NETWORKS.get(pretrained.name_of(one))
                 self.flip |= flip is None and known is not None and known.flip
-                twin = one.with_suffix(".pth")  # the same weights for PyTorch, the first on GPUs
-                if str(device) not in ("auto", "cpu") and twin.is_file() and find_spec("torch"):
-                    one = twin
+                weights = one.with_suffix(".pth")  # the same weights for PyTorch, the first on GPUs
+                if str(device) not in ("auto", "cpu") and weights.is_file() and find_spec("torch"):
+                    one = weights
                 kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
             self.networks.append(kind(one, device, threads))
         self.preprocess = self.networks[0].preprocess
@@ -192,8 +192,8 @@ class Predictor:
         gives no probabilities."""
         shape, answers = self._at_size(size).size_for(*photos[0].shape[:2]), []
         for network in self.networks:
-            how = replace(network.preprocess, size=shape, keep_shape=False)
-            batch = np.stack([to_array(photo, how) for photo in photos])
+            preprocess = replace(network.preprocess, size=shape, keep_shape=False)
+            batch = np.stack([to_array(photo, preprocess) for photo in photos])
             answers.append(network(batch))
             if self.flip:
                 answers.append(network(np.ascontiguousarray(batch[..., ::-1]))[..., ::-1])

@@ -9,9 +9,9 @@ import numpy as np
 from unetlib.errors import need
 from unetlib.metrics import Counts
 
-FINE = 300  # columns of a histogram
+BINS = 300  # columns of a histogram
 THRESHOLDS = np.arange(1, 100) / 100
-RIM = 0.02  # how wide it is, as a share of the image's diagonal
+BOUNDARY = 0.02  # how wide it is, as a share of the image's diagonal
 
 
 class Score(NamedTuple):
@@ -41,12 +41,12 @@ def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
 
     `soft`: float32 (H, W). `truth`: bool (H, W).
     """
-    side = 2 * max(1, round(RIM * float(np.hypot(*truth.shape)))) + 1
+    side = 2 * max(1, round(BOUNDARY * float(np.hypot(*truth.shape)))) + 1
     square = np.ones((side, side), np.uint8)
 
     def erode(levels: np.ndarray) -> np.ndarray:  # what is outside of the image counts as 0
-        how = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
-        return cv2.erode(np.ascontiguousarray(levels, np.uint8), square, **how)
+        options = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+        return cv2.erode(np.ascontiguousarray(levels, np.uint8), square, **options)
 
     def above(levels: np.ndarray) -> np.ndarray:  # how many of them reach each threshold
         return np.bincount(levels, minlength=len(thresholds) + 1)[:0:-1].cumsum()[::-1]
@@ -92,8 +92,8 @@ def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
     `soft`: float32 (H, W) in [0, 1]. `truth`: bool (H, W).
     """
     p = soft.ravel()
-    place = np.minimum(p * FINE, FINE - 1).astype(np.int16)
-    return np.stack([np.bincount(place, what, FINE) for what in (None, truth.ravel(), p)])
+    place = np.minimum(p * BINS, BINS - 1).astype(np.int16)
+    return np.stack([np.bincount(place, what, BINS) for what in (None, truth.ravel(), p)])
 
 
 def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:

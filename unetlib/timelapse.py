@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from unetlib.metrics import count
-from unetlib.paths import whole, write_whole
+from unetlib.paths import atomic, write_atomic
 from unetlib.plots import GAP, contact_sheet
 from unetlib.predict import probabilities
 
@@ -56,7 +56,7 @@ class Timelapse:
             ious = count((soft >= 0.5) & masks, truth & masks).iou().round(4)
             ious[~masks.any(axis=(1, 2))] = np.nan  # a part that this mask does not have
             caption = f"{f'epoch {epoch}' if epoch else 'before training'}, IoU {ious[0]:.2f}"
-            with whole(sample / f"epoch_{epoch:03d}.png") as part:
+            with atomic(sample / f"epoch_{epoch:03d}.png") as part:
                 tiles = {"photo": self.photos[i], "true mask": self.mattes[i], caption: soft}
                 side = max(TILE, truth.shape[1] // 2 * 2)  # even, as films are
                 contact_sheet(tiles, 3, 3 * (side + GAP)).save(part, "PNG")
@@ -64,7 +64,7 @@ class Timelapse:
             if (file := sample / "scores.csv").is_file():
                 old = pd.read_csv(file).query(f"epoch < {epoch}" if epoch else "epoch > 0")
                 table = pd.concat([old, table]).sort_values("epoch")
-            write_whole(file, table.to_csv(index=False).encode())
+            write_atomic(file, table.to_csv(index=False).encode())
 
 
 def make_videos(timelapse_dir: str | Path, videos_dir: str | Path, fps: float = 4) -> list[Path]:
@@ -85,11 +85,11 @@ def make_videos(timelapse_dir: str | Path, videos_dir: str | Path, fps: float = 
             palette = Image.fromarray(np.concatenate(frames)).quantize(256)
             first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
             times = [round(1000 / fps)] * len(rest) + [1000 * HOLD]
-            with whole(written[-2]) as part:
+            with atomic(written[-2]) as part:
                 first.save(part, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
             film = np.stack(frames + frames[-1:] * (round(fps * HOLD) - 1))
             options = {"extension": ".mp4", "fps": fps, "macro_block_size": 2}  # even sides
-            write_whole(written[-1], iio.imwrite("<bytes>", film, plugin="FFMPEG", **options))
+            write_atomic(written[-1], iio.imwrite("<bytes>", film, plugin="FFMPEG", **options))
     if not written:
         raise FileNotFoundError(f"no frames in {timelapse_dir}: notebook 03_train writes them")
     return written

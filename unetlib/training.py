@@ -34,7 +34,7 @@ from unetlib.errors import CheckpointError, TrainingError, need
 from unetlib.losses import build_loss
 from unetlib.metrics import count
 from unetlib.models import choose_device
-from unetlib.paths import only_writer
+from unetlib.paths import folder_lock
 
 BEST, LAST, STATE = "best_model.pth", "last_model.pth", "training_state.pth"
 
@@ -185,14 +185,14 @@ def fit(
     stack = ExitStack()
     try:
         if folder and main:  # loaders of a killed training end within 5 seconds
-            stack.enter_context(only_writer(folder, 6))
+            stack.enter_context(folder_lock(folder, 6))
         accelerator.wait_for_everyone()
         if folder and resume and (folder / STATE).is_file():
             content = checkpoint.read_file(folder / STATE)
             if other := dict(identity.items() - content["identity"].items()):
-                how = "give its settings to go on, or start anew: --no-resume, or resume = False"
+                advice = "give its settings to go on, or start anew: --no-resume, or resume = False"
                 text = f"{folder} has a training with another {min(other)} that was cut off"
-                raise CheckpointError(f"{text}: {how}")
+                raise CheckpointError(f"{text}: {advice}")
             for name, state in content["parts"].items():
                 parts[name].load_state_dict(state)
             vars(run).update(content["progress"])
@@ -201,8 +201,8 @@ def fit(
         for callback in () if run.history or run.batches else on_epoch:
             callback(0, kept.eval(), {})
         if tracking != "none":  # TensorBoard hides what comes again of an earlier run's curves
-            how = {"purge_step": len(run.history) + 1}
-            accelerator.init_trackers("unetlib", identity, {"tensorboard": how})
+            options = {"purge_step": len(run.history) + 1}
+            accelerator.init_trackers("unetlib", identity, {"tensorboard": options})
         saved = time.monotonic()
         while not (stopped := _ended(run.history, config)):
             epoch = len(run.history) + 1
@@ -284,8 +284,8 @@ def fit(
         if "DataLoader worker" not in str(error) and not few:
             raise
         cause = str(error).strip().splitlines()[-1]  # the rest is the worker's traceback
-        how = "--workers 0 (in notebooks: workers = 0) needs neither these nor /dev/shm"
-        raise TrainingError(f"a process that loads photos failed: {cause}. {how}") from error
+        advice = "--workers 0 (in notebooks: workers = 0) needs neither these nor /dev/shm"
+        raise TrainingError(f"a process that loads photos failed: {cause}. {advice}") from error
     finally:
         stack.close()
         for tracker in accelerator.trackers:

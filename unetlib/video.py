@@ -24,10 +24,10 @@ import numpy as np
 from PIL import Image, ImageSequence
 from tqdm import tqdm
 
-from unetlib.cutting import Recipe, lay
+from unetlib.cutting import Recipe, over_background
 from unetlib.errors import need
 from unetlib.matting import composite, cut_out, fit_cover
-from unetlib.paths import find_input, whole
+from unetlib.paths import atomic, find_input
 from unetlib.predict import Predictor, resize_soft
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts")
@@ -85,7 +85,7 @@ def cut_video(
     behind, clear = recipe.background, recipe.background is None
     if clear and suffix == ".mp4":
         raise ValueError(f"{target.name!r}: .mp4 has no transparency, write .webm or a folder")
-    width, height, fps, converted, read, heard = open_clip(source)
+    width, height, fps, converted, read, audio = probe(source)
     if isinstance(behind, np.ndarray):  # made to fit once, not for each frame
         behind = fit_cover(behind, height, width)
     steady, done = Steady(), 0
@@ -93,7 +93,7 @@ def cut_video(
     def cut(rgba: np.ndarray, seen: np.ndarray, soft: np.ndarray) -> np.ndarray:
         soft = resize_soft(soft, height, width)
         result = cut_out(seen, soft, own_alpha=rgba[..., 3], **recipe.edge()).rgba
-        return lay(result, seen, behind)
+        return over_background(result, seen, behind)
 
     def cut_all() -> Iterator[np.ndarray]:
         frames = iter(lambda: decoder.stdout.read(4 * width * height), 0)
@@ -113,13 +113,13 @@ def cut_video(
     output, opaque, transparent, sound = VIDEO_FORMATS[suffix]
     write = ["-y", "-f", "rawvideo", "-pix_fmt", "rgba" if clear else "rgb24"]
     write += ["-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    if sound and heard:
-        write += [*heard, "-map", "0:v:0", "-c:a", sound]
+    if sound and audio:
+        write += [*audio, "-map", "0:v:0", "-c:a", sound]
     write += [*output.split(), "-pix_fmt", transparent if clear else opaque]
     with (
         ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1), "video") as pool,
         FFmpeg(read, stdout=subprocess.PIPE) as decoder,
-        whole(target) if suffix else whole_folder(target) as part,
+        atomic(target) if suffix else atomic_folder(target) as part,
         FFmpeg([*write, str(part)], stdin=subprocess.PIPE) as encoder,
     ):
         for picture in tqdm(cut_all(), source.name, unit="frame", leave=False, disable=None):
@@ -168,7 +168,7 @@ class Steady:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[str]:
+def atomic_folder(target: Path) -> Iterator[str]:
     """Where ffmpeg writes pictures, which in the end replace those of `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".part", ".frames.", target.parent) as part:
@@ -180,7 +180,7 @@ def whole_folder(target: Path) -> Iterator[str]:
             new.replace(target / new.name)
 
 
-def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str]]:
+def probe(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str]]:
     """Width and height, upright, with square pixels; frames per second; whether the colours are
     converted; arguments for ffmpeg to decode the frames as RGBA, and to add the sound, as stereo,
     to another video, none where there is no sound. Raises OSError where no frame can be read."""
@@ -211,16 +211,16 @@ def open_clip(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str
     alpha = re.search(r"Video: vp([89])[^#]*alpha_mode +: 1", streams)  # ffmpeg's own drop it
     decoder = ["-c:v", {"8": "libvpx", "9": "libvpx-vp9"}[alpha[1]]] if alpha else []
     tracks = enumerate(re.findall(r"Stream #0:.*: Audio: (.*)", streams))
-    heard = [(n, text) for n, text in tracks if not text.startswith("none")]  # can be decoded
+    audio = [(n, text) for n, text in tracks if not text.startswith("none")]  # can be decoded
     # Of two that read picture and sound, each would let its own start at 0: the clock is set here.
     start = re.search(r"Duration: .*, start: (-?[\d.]+)", streams)
-    source = ["-copyts", "-itsoffset", str(-float(start[1]))] if start and heard else []
+    source = ["-copyts", "-itsoffset", str(-float(start[1]))] if start and audio else []
     source += ["-i", str(path)]
     even = f"fps={fps}:start_time=0,setparams=color_primaries={primaries}:colorspace={matrix},"
     even += f"{convert}scale={width}:{height}"
     frames = [*decoder, *source, "-map", "0:V:0", "-vf", even, "-f", "rawvideo"]
-    sound = [*source, "-map", f"1:a:{heard[0][0]}", "-ac", "2"] if heard else []
-    if heard and (kind := re.search(r"\d channels|ambisonic", heard[0][1])):
+    sound = [*source, "-map", f"1:a:{audio[0][0]}", "-ac", "2"] if audio else []
+    if audio and (kind := re.search(r"\d channels|ambisonic", audio[0][1])):
         right = 0 if kind[0] == "ambisonic" else 1  # nobody knows which is left; W is all around
         sound += ["-af", f"pan=stereo|c0=c0|c1=c{right}"]
     return width, height, fps, bool(convert), [*frames, "-pix_fmt", "rgba", "-"], sound

@@ -71,7 +71,7 @@ def cut(source: str, target: str, checkpoint: str, background: str) -> None:
     video.cut_out = timed("cut_out", video.cut_out)
     video.resize_soft = timed("resize", video.resize_soft)
     video.Steady.__call__ = timed("steady", video.Steady.__call__)
-    Background.lay = timed("background", Background.lay)
+    Background.over_background = timed("background", Background.over_background)
     predictor.predict_small = timed("network", predictor.predict_small)
     start = time.perf_counter()
     said = video.cut_video(source, target, predictor, Recipe(background=background))

@@ -17,8 +17,8 @@ class Command(click.Command):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if "debug" not in {param.name for param in self.params}:
-            how = {"is_flag": True, "expose_value": False, "help": "Show tracebacks of errors."}
-            self.params.append(click.Option(["--debug"], **how))
+            options = {"is_flag": True, "expose_value": False, "help": "Show tracebacks of errors."}
+            self.params.append(click.Option(["--debug"], **options))
 
     def invoke(self, ctx: click.Context):
         given = [(param, ctx.params.get(param.name)) for param in self.params]

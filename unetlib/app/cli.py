@@ -20,7 +20,7 @@ from unetlib.app.serve import app as web_app
 from unetlib.app.serve import serve
 from unetlib.app.train import open_photos, train
 from unetlib.config import EXPORTED
-from unetlib.paths import typed
+from unetlib.paths import user_path
 
 
 @click.group(
@@ -74,7 +74,7 @@ def export(checkpoint, network, output, precision, source, overwrite) -> None:
 
     path = pretrained.find(checkpoint or network or "best", weights=True)
     folder = path.parent if path.parent != pretrained.SHIPPED else Path.cwd()
-    file = typed(output) if output else folder / f"{path.stem}.onnx"
+    file = user_path(output) if output else folder / f"{path.stem}.onnx"
     files = {name: file for name in (EXPORTED if precision == "all" else (precision,))}
     for name in files.keys() - {"float32"} if precision == "all" or not output else ():
         files[name] = file.with_stem(f"{file.stem}_{name}")

@@ -71,9 +71,9 @@ def run(
     logging.getLogger("ray.data").setLevel("INFO" if debug else "CRITICAL")
     own = {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
     own |= {"object_store_memory": 10**8}  # bytes
-    how = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
+    options = {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
     try:
-        connection = ray.init(address, **how, **(own if address == "local" else {}))
+        connection = ray.init(address, **options, **(own if address == "local" else {}))
     except ConnectionError as error:
         hint = "it is not there, or wants a token: RAY_AUTH_MODE=token"
         raise ConnectionError(f"no cluster of Ray at {address}: {hint}") from error

@@ -15,7 +15,7 @@ import click
 
 from unetlib.app import Command, cluster
 from unetlib.errors import need
-from unetlib.paths import find_input, resolve, typed
+from unetlib.paths import find_input, resolve, user_path
 
 STDIN, STDOUT = Path("standard input"), Path("standard output")
 PICTURES, FILMS = ("png", "webp"), ("mp4", "webm", "mov", "gif")
@@ -168,7 +168,7 @@ def find_target(into: str | None, stdin: bool) -> tuple[Path, Path | None]:
         if getattr(sys.stdout, "name", "") == os.devnull:  # see cli.main
             raise ValueError("standard output is closed: name a file with -o FILE")
         return Path.cwd(), STDOUT
-    path = Path(os.path.abspath(typed(into or resolve("outputs/cutouts"))))
+    path = Path(os.path.abspath(user_path(into or resolve("outputs/cutouts"))))
     if path.is_dir() or path.suffix.lower() not in {*SUFFIXES, *VIDEOS}:
         return path, None
     return path.parent, path

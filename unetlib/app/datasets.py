@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from unetlib.app import Command
-from unetlib.paths import resolve, typed, whole, write_whole
+from unetlib.paths import atomic, resolve, user_path, write_atomic
 
 
 @click.command(cls=Command, short_help="Say what is wrong with a dataset.")
@@ -30,7 +30,7 @@ def check(folder, quarantine) -> None:
     from unetlib.data.check import ERRORS, examine
 
     report = examine(folder)
-    root, away = report.root.resolve(), quarantine and typed(quarantine).resolve()
+    root, away = report.root.resolve(), quarantine and user_path(quarantine).resolve()
     if away and (away.exists() or away.is_relative_to(root)):
         raise ValueError(f"--quarantine '{quarantine}' should be a new folder outside {root}")
     click.echo(f"{root.name}: {report.text()}")
@@ -40,7 +40,7 @@ def check(folder, quarantine) -> None:
         click.echo(f"page: {write_page(page, f'Data check of {root.name}', parts)}")
     except ImportError as error:  # the base installation finds as much
         click.echo(f"no page: {error}")
-    while away and any(issue.spare for issue in report.issues):
+    while away and any(issue.removable for issue in report.issues):
         move(report, away)
         report = examine(folder)  # masks without their photos are found now
         click.echo(f"moved to {away}, see moved.csv there. Now: {report.text()}")
@@ -50,7 +50,7 @@ def check(folder, quarantine) -> None:
 def move(report, away: Path) -> None:
     """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason."""
     for issue in report.issues:  # the worst first
-        for path in [path for pair in issue.spare for path in (pair.image, pair.mask)]:
+        for path in [path for pair in issue.removable for path in (pair.image, pair.mask)]:
             # gone already, for a worse issue; or not a file of the set, as masks that we drew
             if not (path and os.path.lexists(path) and path.is_relative_to(report.root)):
                 continue
@@ -82,14 +82,14 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     from unetlib.data.pairs import DataError
     from unetlib.data.sources import open_source
 
-    target = typed(into).absolute() if into else resolve("data")
+    target = user_path(into).absolute() if into else resolve("data")
     source = open_source(spec, val_fraction=val_fraction, seed=seed)
     click.echo(source.describe())
     record, request = target / ".prepared.json", json.dumps([spec, size, val_fraction, seed])
     there = any(p.is_file() for side in ("train", "val") for p in (target / side).rglob("[!.]*"))
     if there and not (record.is_file() and record.read_text() == request):
         raise DataError(f"{target} has photos that this command did not put there: change --into")
-    write_whole(record, request.encode())
+    write_atomic(record, request.encode())
     plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
     with ThreadPoolExecutor() as pool:
         work = pool.map(lambda job: copy(job[0], target / job[1], size), plan)
@@ -98,7 +98,7 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     rows = sorted(row for row, reason in zip(rows, failed, strict=True) if not reason)
     head = ["id", "source", "split", "group", "tags"]
     csv.writer(table := io.StringIO(), lineterminator="\n").writerows([head, *rows])
-    write_whole(target / "manifest.csv", table.getvalue().encode(errors="replace"))
+    write_atomic(target / "manifest.csv", table.getvalue().encode(errors="replace"))
     unread = sum(skip.kind in ("not read", "unreadable") for skip in source.skipped)
     text = f"{len(rows)} pairs are in {target}, {len(plan) - len(rows) + unread} were left out"
     click.echo("\n  ".join([text, *filter(None, failed)]))
@@ -122,12 +122,12 @@ def copy(pair, target: Path, size: int | None) -> str:
     except (ImageError, OSError) as error:
         return f"{pair.id}: {error}"
     shape = fit_within(soft.shape, size or max(soft.shape))
-    with whole(photo) as part:
+    with atomic(photo) as part:
         if drawn:
             picture = Image.fromarray(resize(rgb, shape))
             picture.save(part, "JPEG", quality=95, subsampling=0)
         else:
             shutil.copyfile(pair.image, part)
     soft = resize(soft, shape) * (soft.max() > 0.01)  # 0 and 1 would be read as labels
-    write_whole(mask, encode(soft))
+    write_atomic(mask, encode(soft))
     return ""

@@ -13,7 +13,7 @@ import click
 
 from unetlib.app import Command
 from unetlib.errors import need
-from unetlib.paths import find_input, resolve, typed, write_whole
+from unetlib.paths import find_input, resolve, user_path, write_atomic
 
 FILES = ("evaluation.html", "evaluation.csv", "metrics.json")
 WORST, BEST, SHOWN_SIDE = 5, 3, 320  # photos that the page shows, and their size in pixels
@@ -72,7 +72,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
             notes.append("Photos of the training are among these: it looks better than it is")
         notes += data.describe().split("\n")[1:]
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
-    folder = typed(how["into"] or resolve("outputs/evaluation") / name).absolute()
+    folder = user_path(how["into"] or resolve("outputs/evaluation") / name).absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,13 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     scores = {row["name"]: row.pop("scores") for row in board}
     record = {"notes": notes, "photos": photos, "networks": board, "scores": scores}
     record = json.loads(json.dumps(record), parse_constant=lambda name: None)  # JSON has no NaN
-    write_whole(folder / FILES[2], json.dumps(record, indent=2).encode())
+    write_atomic(folder / FILES[2], json.dumps(record, indent=2).encode())
     lines = csv.writer(text := io.StringIO(), lineterminator="\n")
     lines.writerow(["model", *next(iter(found.values())).columns])
     for name, one in found.items():
         for row in zip(*one.columns.values(), strict=True):
             lines.writerow([name, *("" if value != value else value for value in row)])
-    write_whole(folder / FILES[1], text.getvalue().encode(errors="backslashreplace"))
+    write_atomic(folder / FILES[1], text.getvalue().encode(errors="backslashreplace"))
 
     name, best, error = (board[0][key] for key in ("name", "best_threshold", "calibration_error"))
     one, scores = found[name], record["scores"][name]

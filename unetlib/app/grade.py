@@ -24,7 +24,7 @@ import unetlib
 from unetlib.app import Command, run
 from unetlib.app.pages import code, write_page
 from unetlib.errors import unknown
-from unetlib.paths import find_input, read_text, write_whole
+from unetlib.paths import find_input, read_text, write_atomic
 
 RUBRIC = Path(__file__).with_name("rubric.yaml")
 KINDS = ("notebook", "exercise", "file", "metric")
@@ -45,10 +45,10 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
-def checks(notebook) -> dict[str, Any]:
+def check_cells(notebook) -> dict[str, Any]:
     """The check cells of a notebook of the course by grade_id, as nbgrader's metadata tells."""
     about = [(cell.metadata.get("nbgrader", {}), cell) for cell in code_cells(notebook)]
-    return {marks.grade_id: cell for marks, cell in about if marks.get("grade")}
+    return {nbgrader.grade_id: cell for nbgrader, cell in about if nbgrader.get("grade")}
 
 
 def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
@@ -57,7 +57,7 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
 
     from unetlib.scores import SCORES
 
-    exercises = [name for notebook in course.values() for name in checks(notebook)]
+    exercises = [name for notebook in course.values() for name in check_cells(notebook)]
     known = {"notebook": [*course], "exercise": ["all", *course, *exercises], "metric": [*SCORES]}
     try:
         rows = yaml.safe_load(read_text(path))["items"]
@@ -82,12 +82,12 @@ def find_submissions(paths: tuple[str, ...]) -> list[Path]:
     for folder in (find_input(path).resolve() for path in paths):
         top = [folder.glob(kind) for kind in ("metrics.json", "*.ipynb", "notebooks/*.ipynb")]
         found += [folder] if any(map(list, top)) else sorted(folder.glob("[!._]*/"))
-    if not any(find(folder, kind) for folder in found for kind in ("*.ipynb", "metrics.json")):
+    if not any(find_file(folder, kind) for folder in found for kind in ("*.ipynb", "metrics.json")):
         raise ValueError("name a run, a submission (a folder with notebooks) or a folder of them")
     return found
 
 
-def find(folder: Path, pattern: str) -> Path | None:
+def find_file(folder: Path, pattern: str) -> Path | None:
     """The file that fits and is as high up as possible, and the newest of these."""
     files = [path for path in folder.rglob(pattern) if path.is_file()]
     return min(files, key=lambda path: (len(path.parts), -path.stat().st_mtime), default=None)
@@ -114,7 +114,7 @@ class Grader:
         grade = {"submission": folder.name, "points": 0, "out_of": out_of, "flags": ""}
         try:
             grade |= self.rerun(folder, place)
-            write_whole(folder / "grade.json", json.dumps(grade, indent=2).encode())
+            write_atomic(folder / "grade.json", json.dumps(grade, indent=2).encode())
             table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
             points = f"## {grade['points']:g} of {out_of:g} points"
             write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
@@ -133,7 +133,7 @@ class Grader:
         for link in [path for path in copy.rglob("*") if path.is_symlink()]:
             link.unlink()  # it may lead out of the submission
         (place / "outputs").mkdir()
-        record = find(copy, "metrics.json")
+        record = find_file(copy, "metrics.json")
         outputs = [record.parent if record else copy, place / "outputs"]
         facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}}
         flags, items = "", []
@@ -144,15 +144,15 @@ class Grader:
         end = time.monotonic() + 8 * self.timeout + START * len(self.course)
         for stem, original in self.course.items():
             notebook, problem = nbformat.v4.new_notebook(), f"there is no notebook {stem}"
-            if path := find(copy, f"*{stem[:3]}*.ipynb"):
+            if path := find_file(copy, f"*{stem[:3]}*.ipynb"):
                 try:
                     notebook = run.read_notebook(path)
                     use_own_checks(notebook, original, place)
                     nbformat.write(notebook, path)
                     for _ in range(2):  # kernels that start at the same time may take one port
                         seconds = min(START + 4 * self.timeout, end - time.monotonic())
-                        how = [path, f"{self.timeout:g}"], place, seconds
-                        problem = self.limited(__name__, *how)
+                        arguments = [path, f"{self.timeout:g}"], place, seconds
+                        problem = self.run_limited(__name__, *arguments)
                         notebook = run.read_notebook(path)
                         if any(cell.execution_count for cell in code_cells(notebook)):
                             break
@@ -170,7 +170,7 @@ class Grader:
     def measure(self, copy: Path, handed_in: Path, place: Path) -> dict[str, float]:
         """The scores of the checkpoint that was handed in. Raises ValueError if those in
         metrics.json are others, or if something is missing."""
-        record, notebook = run.read_record(handed_in), find(copy, "*04_*.ipynb")
+        record, notebook = run.read_record(handed_in), find_file(copy, "*04_*.ipynb")
         claimed, about = record["evaluation"], record["run"]
         if not claimed:
             raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
@@ -183,7 +183,7 @@ class Grader:
         command = ["evaluate", handed_in / "checkpoints" / "best_model.pth", "--source", drawn]
         command += ["--seed", seed, "--threshold", claimed.get("threshold", 0.5)]
         command += ["--no-difficulty", "-o", place / "measured"]
-        if reason := self.limited("unetlib", command, place, 600 + self.timeout):
+        if reason := self.run_limited("unetlib", command, place, 600 + self.timeout):
             raise ValueError(f"the network could not be measured: {reason}")
         measured = json.loads((place / "measured" / "metrics.json").read_text())
         (scores,) = measured["scores"].values()
@@ -194,7 +194,7 @@ class Grader:
                 raise ValueError(f"forged: {name} {claim!s:.9}, measured was {value:.3f}")
         return means | {"photos": measured["photos"]}
 
-    def limited(self, module: str, arguments: list, place: Path, seconds: float) -> str:
+    def run_limited(self, module: str, arguments: list, place: Path, seconds: float) -> str:
         """Run a module in a process of its own, and end all that it started. Returns why it was
         stopped ("it took more than 4 GB of memory") or failed, else ""."""
         import psutil
@@ -209,12 +209,12 @@ class Grader:
             options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
             process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
-            taken = sum(one.info["memory_info"].rss for one in family(place)) / 1e9
+            taken = sum(one.info["memory_info"].rss for one in processes_of(place)) / 1e9
             if time.monotonic() > end:
                 reason = f"it took longer than {seconds:.0f} s"
             elif taken > self.memory:
                 reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
-        while living := family(place):  # what forks while it is killed is found in the next round
+        while living := processes_of(place):  # what forks meanwhile is found in the next round
             for one in living:
                 with suppress(psutil.Error):
                     one.kill()
@@ -227,7 +227,7 @@ class Grader:
         return reason
 
 
-def family(place: Path) -> list:
+def processes_of(place: Path) -> list:
     """All processes that a submission started, also those that cut the ties to their parents: they
     inherited its folder as UNETLIB_ROOT."""
     import psutil
@@ -248,18 +248,18 @@ def run_cells(path: str, seconds: str) -> None:
     def save(cell, cell_index, execute_reply) -> None:
         if execute_reply["content"].get("ename") == "Timeout":
             cell.outputs.append(nbformat.v4.new_output("error", **late))
-        write_whole(Path(path), nbformat.writes(notebook).encode(errors="replace"))
+        write_atomic(Path(path), nbformat.writes(notebook).encode(errors="replace"))
 
-    how = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
-    how |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
-    how |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
-    NotebookClient(notebook, kernel_name="python3", **how).execute(cwd=Path(path).parent)
+    options = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
+    options |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
+    options |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
+    NotebookClient(notebook, kernel_name="python3", **options).execute(cwd=Path(path).parent)
 
 
 def use_own_checks(notebook, original, place: Path) -> None:
     """Put the course's checks and the smallest preset into a submission's notebook."""
     values = run.SMOKE | {"outputs_dir": f"{place}/outputs", "data_dir": f"{place}/data"}
-    lines, own = [f"{key} = {value!r}" for key, value in values.items()], checks(original)
+    lines, own = [f"{key} = {value!r}" for key, value in values.items()], check_cells(original)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
         about = cell.metadata.pop("nbgrader", None)
@@ -278,9 +278,9 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
     first = [f"cell {n}: {error.ename}: {error.evalue}" for n, error in errors.items()][:1]
     problem = "; ".join(filter(None, [*first, stopped]))
     count = max(len(cells), len(code_cells(original)), 1)
-    said, hints = run.verdicts(notebook), {}
-    for name in checks(original):
-        verdict = said.get(name, {"hint": f"its check did not run. {problem}"})
+    verdicts, hints = run.verdicts(notebook), {}
+    for name in check_cells(original):
+        verdict = verdicts.get(name, {"hint": f"its check did not run. {problem}"})
         hints[name] = "" if verdict.get("passed") is True else str(verdict.get("hint"))[:500]
     return (ran / count, f"{ran} of {count} cells ran. {problem}"[:600]), hints
 
@@ -346,7 +346,7 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
             row |= {item["title"]: item["points"] for item in row.pop("items")}
         table = pd.DataFrame(grades).replace(r"^(?=[=+\-@])", "'", regex=True)  # no formulas
         place = folders[0].parent / "grades.csv"
-        write_whole(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
+        write_atomic(place, table.to_csv(index=False).encode("utf-8-sig", "replace"))
         click.echo(f"table: {place}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unetlib.errors import need
-from unetlib.paths import write_whole
+from unetlib.paths import write_atomic
 
 TEMPLATES = str(Path(__file__).with_name("templates"))
 TAGS = "a b br code em h1 h2 h3 hr img li ol p pre strong table tbody td th thead tr ul"
@@ -48,7 +48,7 @@ def write_page(path: str | Path, title: str, parts: Iterable[Any]) -> Path:
     exporter.register_preprocessor(sanitize, enabled=True)
     notebook = new_notebook(cells=cells, metadata={"title": title})
     page, _ = exporter.from_notebook_node(notebook)
-    write_whole(Path(path), page.encode("utf-8", "backslashreplace"))
+    write_atomic(Path(path), page.encode("utf-8", "backslashreplace"))
     return Path(path)
 
 

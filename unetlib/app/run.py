@@ -26,7 +26,7 @@ import unetlib
 from unetlib.app import Command
 from unetlib.app.pages import code, write_page
 from unetlib.errors import unknown
-from unetlib.paths import find_input, only_writer, project_root, read_text, resolve, write_whole
+from unetlib.paths import find_input, folder_lock, project_root, read_text, resolve, write_atomic
 
 RUNS = "outputs/runs"
 VERSIONS = ("torch", "torchvision", "numpy", "albumentations", "pillow", "papermill")
@@ -52,7 +52,7 @@ def read_record(folder: Path) -> dict:
 
 def write_record(folder: Path, record: dict) -> None:
     """Write metrics.json, whole or not at all."""
-    write_whole(folder / "metrics.json", json.dumps(record, indent=2).encode())
+    write_atomic(folder / "metrics.json", json.dumps(record, indent=2).encode())
 
 
 def find_notebooks(appendix: bool = False) -> list[Path]:
@@ -112,7 +112,7 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
     if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
-    click.get_current_context().with_resource(only_writer(folder))
+    click.get_current_context().with_resource(folder_lock(folder))
     record = read_record(folder)
     run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
     if record["run"] and not part:
@@ -269,5 +269,5 @@ def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
     if error:
         sys.exit(1)
     if preset != "smoke" or not resolve("outputs/checkpoints").exists():
-        with only_writer(resolve("outputs/checkpoints")):  # a training may go on there
+        with folder_lock(resolve("outputs/checkpoints")):  # a training may go on there
             click.echo(f"copied {', '.join(publish(folder))} to {resolve('outputs')}")

@@ -50,11 +50,11 @@ def find_settings(ctx: click.Context, _, config: str | None) -> None:
 
 def command(name: str, short_help: str, **defaults):
     """Makes a function a command that gets SETTINGS, with these defaults."""
-    how = {"callback": find_settings, "is_eager": True, "expose_value": False}
-    config = Option(["--config"], help="Settings: YAML or JSON [serve.yaml or serve.json].", **how)
+    options = {"callback": find_settings, "is_eager": True, "expose_value": False}
+    config = Option(["--config"], help="A file of settings [serve.yaml or serve.json].", **options)
     context = {"show_default": True, "default_map": defaults}
-    how = {"params": [config, *SETTINGS], "context_settings": context}
-    return click.command(name, Command, short_help=short_help, **how)
+    options = {"params": [config, *SETTINGS], "context_settings": context}
+    return click.command(name, Command, short_help=short_help, **options)
 
 
 def start(ready: str, settings: dict, browser: bool = False) -> None:

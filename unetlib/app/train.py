@@ -13,7 +13,7 @@ from click import BOOL, STRING, Choice, FloatRange, IntRange
 from unetlib.app import Command, read_settings
 from unetlib.app.run import keep_earlier
 from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
-from unetlib.paths import find_input, resolve, write_whole
+from unetlib.paths import find_input, resolve, write_atomic
 
 # what the earlier systems called them
 OLD = {"source_root": "data_root", "image_size": "img_size", "init_from": "pretrained_checkpoint"}
@@ -71,17 +71,18 @@ def open_photos(network: Path, source: str | None = None, **changes):
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
-    how = asdict(TrainOptions(source=source or "synthetic"))
+    settings = asdict(TrainOptions(source=source or "synthetic"))
     try:
         if not source:
             from unetlib.checkpoint import load_checkpoint  # needs PyTorch
 
             path = network.with_suffix(".pth") if is_exported(network) else network
-            how |= load_checkpoint(path).extra
-        if how["source"] == "synthetic" and not how["source_root"]:  # as drawn, and not drawn anew
-            how |= {"source": "folder", "source_root": str(resolve(how["data_dir"]))}
-        how |= {name: value for name, value in changes.items() if value is not None}
-        return open_settings(**{name: how[name] for name in signature(open_settings).parameters})
+            settings |= load_checkpoint(path).extra
+        if settings["source"] == "synthetic" and not settings["source_root"]:  # not drawn anew
+            settings |= {"source": "folder", "source_root": str(resolve(settings["data_dir"]))}
+        settings |= {name: value for name, value in changes.items() if value is not None}
+        asked = {name: settings[name] for name in signature(open_settings).parameters}
+        return open_settings(**asked)
     except (ValueError, OSError) as error:
         advice = "" if source else ". --source SPEC says which photos to take"
         raise ValueError(f"{error}{advice}") from error
@@ -183,7 +184,7 @@ def run_training(o: TrainOptions):
         if epoch == 0:
             return keep_earlier(checkpoints)
         settings = {name: value for name, value in asdict(o).items() if value != ""}
-        write_whole(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+        write_atomic(out / "train.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
     callbacks: list = [keep_records]
     if o.timelapse and loaders[1]:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
-from math import inf
 from pathlib import Path
 from threading import Lock
 
@@ -24,20 +23,10 @@ from unetlib.paths import resolve
 from unetlib.predict import Predictor
 from unetlib.pretrained import NETWORKS
 
-KEPT = 1800  # seconds that files are kept
+KEEP_SECONDS = 1800  # seconds that files are kept
 SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
 EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "closed-form")]
 ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
-
-
-def within(source, megapixels: float):
-    """`source`, a path or an open file, if by its header it has no more pixels than that. Raises
-    TooLarge where it has, and what `load_image` raises."""
-    with images.opened(source) as image:
-        if image.width * image.height > 1e6 * megapixels:
-            size = f"{image.width}×{image.height}"
-            raise images.TooLarge(f"{size} is more than {megapixels:g} megapixels")
-    return source
 
 
 class Networks:
@@ -76,10 +65,10 @@ def _predicted(path: str, network: Predictor, size: int | None):
     return photo, network.predict(photo.rgb, size)
 
 
-def read_recipe(size, threshold, refine, ground, color, behind) -> Recipe:
+def read_recipe(size, threshold, refine, backdrop, color, behind) -> Recipe:
     """The page's settings as a `Recipe`; no file of this machine but `behind` is opened for it."""
-    ground = {"colour": color, "picture": behind}.get(ground, ground)
-    background = read_background(ground, files=ground == behind)
+    backdrop = {"colour": color, "picture": behind}.get(backdrop, backdrop)
+    background = read_background(backdrop, files=backdrop == behind)
     return Recipe(threshold, refine, background=background, size=size or None)
 
 
@@ -122,12 +111,11 @@ def build_page(
     network: "str | Networks" = "people",
     run: Callable = lambda function, *args: function(*args),
     upload_mb: float | None = None,
-    megapixels: float = inf,
 ):
     """The page as `gradio.Blocks`. `network`: the one that is chosen at the start; the others that
     are here can be chosen too. `run(function, *args)` does what takes long, by default at once.
-    Limits of a photo: `upload_mb` is said here, and held by who serves the page; `megapixels` is
-    held here. Raises what `Predictor` raises, and ImportError without Gradio."""
+    `upload_mb`: a limit of whoever serves the page, which tells visitors of it. Raises what
+    `Predictor` raises, and ImportError without Gradio."""
     need("gradio", extra="serve")
     networks = network if isinstance(network, Networks) else Networks(network)
     networks.load()  # what cannot be used is said here, not to the visitors
@@ -141,11 +129,8 @@ def build_page(
     kinds = {"file_types": ["image", *images.SUFFIXES], "height": 150}
 
     @contextmanager
-    def told(paths, *settings):  # what goes wrong is a line on the page, no traceback in a terminal
-        *_, ground, _, behind = settings
+    def shown_errors():  # as a line on the page, not as a traceback in a terminal
         try:
-            for path in filter(None, [*paths, behind if ground == "picture" else None]):
-                within(path, megapixels)
             yield
         except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
             text = re.sub(r"^\S+[/\\]", "", str(error))  # visitors know files without folders
@@ -156,29 +141,29 @@ def build_page(
         return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 
     def show(path, name, *rest):
-        with told([path], *rest):
+        with shown_errors():
             return run(preview, path, networks.load(name), *rest)
 
     def make(paths, path, name, *rest):
         paths = paths or [path]
         if not any(paths):
             raise gr.Error("choose a photo first", print_exception=False)
-        with told(paths, *rest), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
+        with shown_errors(), tempfile.TemporaryDirectory() as folder:  # Gradio copies
             files = run(make_files, folder, paths, networks.load(name), *rest)
             yield gr.File(files, visible=True)
 
-    with gr.Blocks(title="Cut out people", delete_cache=(60, KEPT)) as page:
+    with gr.Blocks(title="Cut out people", delete_cache=(60, KEEP_SECONDS)) as page:
         gr.Markdown(f"# Cut out people\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                most = f", up to {upload_mb or 0:g} MB and {megapixels:g} megapixels each"
-                label = "Your photos" + (most if upload_mb else "")
+                limit = f"{upload_mb or 0:g} MB and {images.MAX_PIXELS / 1e6:g} megapixels"
+                label = "Your photos" + f", up to {limit} each" * bool(upload_mb)
                 uploads = gr.File(label=label, file_count="multiple", **kinds)
                 photo = gr.Dropdown(examples, label="Photo")
                 threshold = gr.Slider(0.01, 0.99, 0.5, step=0.01, label="Threshold")
                 refine = gr.Radio(EDGES, value="guided", label="Edge")
-                grounds = ["transparent", "colour", "picture", "blur", "grey"]
-                ground = gr.Radio(grounds, value="transparent", label="Background")
+                backdrops = ["transparent", "colour", "picture", "blur", "grey"]
+                backdrop = gr.Radio(backdrops, value="transparent", label="Background")
                 color = gr.ColorPicker("#0a4678", label="Colour", visible=False)
                 behind = gr.File(label="Picture", visible=False, **kinds)
                 with gr.Accordion("More settings", open=False):
@@ -197,14 +182,14 @@ def build_page(
         with gr.Accordion("Timelapse of a training", open=False, visible=bool(videos)):
             gr.Gallery(videos, label="Videos", interactive=False, preview=True, height=400)
 
-        settings = [photo, chosen, size, threshold, refine, ground, color, behind]
+        settings = [photo, chosen, size, threshold, refine, backdrop, color, behind]
         changes = [page.load, *(one.change for one in settings)]
         shown = [compare, soft, edge, text]
         gr.on(changes, show, settings, shown, trigger_mode="always_last")
         gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False)
         uploads.change(receive, uploads, photo)
-        ground.change(lambda g: gr.File(visible=g == "picture"), ground, behind)
-        ground.change(lambda g: gr.ColorPicker(visible=g == "colour"), ground, color)
+        backdrop.change(lambda g: gr.File(visible=g == "picture"), backdrop, behind)
+        backdrop.change(lambda g: gr.ColorPicker(visible=g == "colour"), backdrop, color)
         save.click(lambda *args: (yield from make(None, *args)), settings, made)
         save_all.click(make, [uploads, *settings], made)
     return page

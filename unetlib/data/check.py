@@ -22,7 +22,7 @@ from unetlib.data.pairs import Pair, Source, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
 from unetlib.paths import sha256
 
-ALIKE = 0.88  # least correlation of near copies; of 1,100 photos of people none two have over 0.84
+NEAR_COPY = 0.88  # least correlation; of 1,100 photos of people none two have over 0.84
 # What can be wrong, the worst first, and what to do. The first 14 are errors: they spoil training.
 ADVICE = {
     "no pairs": "There is nothing to train with, or to validate with.",
@@ -51,12 +51,12 @@ ERRORS = [*ADVICE][:14]
 
 
 class Issue(NamedTuple):
-    """Something wrong with `pairs`. `spare`: whose files would have to go."""
+    """Something wrong with `pairs`. `removable`: whose files would have to go."""
 
     kind: str
     reason: str
     pairs: tuple[Pair, ...] = ()
-    spare: tuple[Pair, ...] = ()
+    removable: tuple[Pair, ...] = ()
 
 
 @dataclass
@@ -114,30 +114,30 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
             late = split_fraction(pair.group or pair.id) < 0.2
             work[pair.image, side or ("val" if late else "train")] = pair
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(look, work.values(), [side for _, side in work])
-        looks = [*tqdm(looks, "checking photos", len(work), delay=2)]
-    issues = [*file_issues(found), *(one.issue for one in looks if one.issue), *copies(looks)]
+        prints = pool.map(fingerprint, work.values(), [side for _, side in work])
+        prints = [*tqdm(prints, "checking photos", len(work), delay=2)]
+    issues = [*file_issues(found), *(one.issue for one in prints if one.issue), *copies(prints)]
     issues.sort(key=lambda issue: [*ADVICE].index(issue.kind))
     return Report(found.root, found.sides, issues)
 
 
 @dataclass
-class Look:
+class Fingerprint:
     """What is kept of a pair that was looked at: enough to compare it with the others."""
 
     pair: Pair
     side: str
     issue: Issue | None = None
     mask: str = ""  # sum of its levels, whatever the file's format
-    slopes: np.ndarray = field(default_factory=lambda: np.zeros((2, 144), np.float32))
+    gradients: np.ndarray = field(default_factory=lambda: np.zeros((2, 144), np.float32))
 
 
-def look(pair: Pair, side: str) -> Look:
+def fingerprint(pair: Pair, side: str) -> Fingerprint:
     """Decodes a pair, the photo as small as JPEG allows, which notices a file that is cut off."""
-    seen, path, problem = Look(pair, side), pair.image, None
+    seen, path, problem = Fingerprint(pair, side), pair.image, None
     try:
         photo = load_image(path, 128)
-        seen.slopes = slopes(photo)
+        seen.gradients = gradients(photo)
         if np.std(photo.resize((64, 64), Image.Resampling.BOX), (0, 1)).max() < 1.5:
             problem = "blank photo", "of one colour"
         elif pair.mask:
@@ -152,12 +152,12 @@ def look(pair: Pair, side: str) -> Look:
         kind = "unreadable" if isinstance(error, ImageError) else "not read"
         problem = kind, str(error).removeprefix(f"{path}: ").strip() or "out of memory"
     if problem:
-        spare = () if problem[0] == "not read" else (pair,)  # the file may be sound
-        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), spare)
+        removable = () if problem[0] == "not read" else (pair,)  # the file may be sound
+        seen.issue = Issue(problem[0], f"{path}: {problem[1]}", (pair,), removable)
     return seen
 
 
-def slopes(photo: Image.Image) -> np.ndarray:
+def gradients(photo: Image.Image) -> np.ndarray:
     """A tiny thumbnail's differences from pixel to pixel, and those of its mirror image: float32
     (2, 144), each of length 1, so that their product is a correlation. Near copies keep them."""
     grey = np.float32(photo.convert("L").resize((9, 9), Image.Resampling.BOX))
@@ -209,8 +209,8 @@ def file_issues(found: Found) -> Iterator[Issue]:
         # What goes with a lone file may lie in a folder that could not be listed. Also kept are
         # files that may be sound, folders, and a manifest that says more than is needed.
         kept = unlisted or skip.kind in ("not read", "not used")
-        spare = () if kept else (Pair("", skip.path, None),)
-        yield Issue(kind, f"{skip.path}: {skip.reason}", (), spare)
+        removable = () if kept else (Pair("", skip.path, None),)
+        yield Issue(kind, f"{skip.path}: {skip.reason}", (), removable)
     groups = {pair.group or pair.id for pairs in found.sides.values() for pair in pairs}
     if len(groups) < 2 or not all(found.sides.values()):
         where = " and ".join(found.sides) or found.root
@@ -223,13 +223,13 @@ def file_issues(found: Found) -> Iterator[Issue]:
                 yield Issue("same group in train and val", reason, (other, pair), (pair,))
 
 
-def copies(looks: Sequence[Look]) -> Iterator[Issue]:
+def copies(prints: Sequence[Fingerprint]) -> Iterator[Issue]:
     """The same photo, or nearly the same, several times; the same mask for different photos."""
-    views, first = np.array([one.slopes for one in looks]), []
+    views, first = np.array([one.gradients for one in prints]), []
     scenes, masks = defaultdict(list), defaultdict(dict)
-    for i, one in enumerate(looks):
+    for i, one in enumerate(prints):
         likeness = (views[:i, 0] @ views[i].T).max(axis=1)  # as it is, or mirrored
-        earlier = np.flatnonzero(likeness >= ALIKE)
+        earlier = np.flatnonzero(likeness >= NEAR_COPY)
         first.append(first[earlier[0]] if len(earlier) else i)  # its scene: the first that shows it
         scenes[first[i]].append(one)
         if one.mask and not one.issue:  # empty masks are all the same
@@ -239,12 +239,12 @@ def copies(looks: Sequence[Look]) -> Iterator[Issue]:
         late = tuple(one.pair for one in scene if one.side == "val")
         across = 0 < len(late) < len(pairs)
         kept = {sha256(pair.image): pair for pair in reversed(pairs)}  # the first of the same bytes
-        spare = late if across else tuple(pair for pair in pairs if pair not in kept.values())
+        removable = late if across else tuple(pair for pair in pairs if pair not in kept.values())
         groups = {pair.group or pair.id for pair in pairs}
-        if spare or len(groups) > 1:  # within a group, photos are expected to be alike
+        if removable or len(groups) > 1:  # within a group, photos are expected to be alike
             kind = "near copy" if len(kept) > 1 else "same photo"
             reason = ", ".join(str(pair.image) for pair in pairs)
-            yield Issue(kind + " in train and val" * across, reason, pairs, spare)
+            yield Issue(kind + " in train and val" * across, reason, pairs, removable)
     for same in masks.values():
         if len(same) > 1:
             reason = ", ".join(str(pair.mask) for pair in same.values())

@@ -43,8 +43,8 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     others = any((root / name).exists() for name in ("manifest.csv", "images/train", "images/val"))
     if not all(sides) or (others and not divided):
         wanted = "images/ and masks/ (no manifest.csv) or train/ and val/ with both are expected"
-        how = f'`unetlib prepare "folder:{root}" --into FOLDER` makes that of other sets'
-        raise DataError(f"{root}: {wanted}. {how}{sets.list_skipped(skipped, root)}")
+        advice = f'`unetlib prepare "folder:{root}" --into FOLDER` makes that of other sets'
+        raise DataError(f"{root}: {wanted}. {advice}{sets.list_skipped(skipped, root)}")
     train, val = sides if divided else sets.split_pairs(*sides, seed=seed)
     return sets.join(name, root, train, val, skipped)
 
@@ -164,8 +164,8 @@ def make_loaders(
     gpu = torch.cuda.is_available()
 
     def load(pairs: Sequence[Pair], train: bool) -> DataLoader:
-        how = (augment, seed) if train else ("none", seed)
-        dataset = PairDataset(pairs, Preprocess(size), *how)
+        options = (augment, seed) if train else ("none", seed)
+        dataset = PairDataset(pairs, Preprocess(size), *options)
         # into the cache now: workers share it, and a damaged file is named before training starts
         for n in trange(len(pairs) if dataset.cached else 0, desc="decoding", delay=1, leave=False):
             dataset.arrays(n)
@@ -196,6 +196,6 @@ def refuse_empty(dataset: PairDataset, source: Source) -> None:
         if pair.source * several in empty and (dataset.arrays(n)[1] >= 128).any():
             del empty[pair.source * several]
     for name, path in empty.items():
-        how = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
+        advice = "take source 'folder:FOLDER?mask_kind=labels' if all but 0 in them is foreground"
         text = f"no mask of {name or source.name} has a foreground, such as {path}"
-        raise DataError(f"{text}; {how}, 'backgrounds:FOLDER' if there is none in the photos")
+        raise DataError(f"{text}; {advice}, 'backgrounds:FOLDER' if there is none in the photos")

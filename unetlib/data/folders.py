@@ -110,11 +110,11 @@ def folder_pairs(images_dir, masks_dir, mask_kind="auto") -> tuple[list[Pair], l
         beside = {p for p, id in photos.items() if p.suffix.lower() == ".png" and id in jpegs}
         named = {path for path, id in photos.items() if MASK.search(id.lower())}
         masks = {path: photos.pop(path) for path in beside | named}
-    pairs, unused = match_pairs(photos, masks, mask_kind, (str, plain))
+    pairs, unused = match_pairs(photos, masks, mask_kind, (str, normalized))
     return pairs, list(dict.fromkeys([*unused, *skipped]))
 
 
-def plain(id: str) -> str:
+def normalized(id: str) -> str:
     """An id without what marks photos or masks: prefix, ending, zeros before numbers, capitals."""
     return re.sub(r"(?<!\d)0+(?=\d)", "", PHOTO.sub("", MASK.sub("", id.casefold())))
 
@@ -131,7 +131,7 @@ def find_folder(root, mask_kind: str = "auto", backgrounds: str = "", layout=())
     folder, inside, rows = found.root, [found.root], []
     while not rows and len(inside) == 1:  # one folder in another, as in unpacked archives
         folder = inside[0]
-        rows = [row for row in layout if (folder / row[2]).is_dir()] or known_folders(folder)
+        rows = [row for row in layout if (folder / row[2]).is_dir()] or guess_layout(folder)
         inside = [p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"]
     found.root = folder if rows else found.root
     for path in inside if rows else ():
@@ -164,7 +164,7 @@ def find_dir(root) -> Path:
     raise DataError(f"no such folder: {root}. {LAYOUT}")
 
 
-def known_folders(folder: Path) -> list[tuple[str, str, str]]:
+def guess_layout(folder: Path) -> list[tuple[str, str, str]]:
     """(side, photos, masks) by the words in the names of the folders: train/images, train_images,
     images/train; photos may also lie in train/ itself, or in `folder`."""
     found, rows = {frozenset(): "."}, []
@@ -212,10 +212,10 @@ def add_manifest(found: Found) -> None:
     id in it is that of a photo, and what `read_manifest` raises."""
     manifest = found.root / "manifest.csv"
     rows = read_manifest(manifest)
-    alike, used = {plain(id): id for id in rows}, set()  # spreadsheets make 1 of 001
+    alike, used = {normalized(id): id for id in rows}, set()  # spreadsheets make 1 of 001
     for pairs in found.sides.values():
         for i, pair in enumerate(pairs):
-            names = pair.id, pair.id + pair.image.suffix, alike.get(plain(pair.id))
+            names = pair.id, pair.id + pair.image.suffix, alike.get(normalized(pair.id))
             id = next((id for id in names if id in rows), None)
             row = rows.get(id, {})
             used.add(id)

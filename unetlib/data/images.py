@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 200_000_000  # of a picture; a server has a limit of its own
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns of what phones take today: `opened` refuses instead
 # Not Pillow's whole list: EPS would start Ghostscript.
 FORMATS = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF"}
@@ -98,9 +98,9 @@ def fit_within(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
 def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `size` = (H, W): area average where it shrinks, linear where not."""
     small = min(array.shape[0], size[0]), min(array.shape[1], size[1])
-    for shape, how in ((small, cv2.INTER_AREA), (tuple(size), cv2.INTER_LINEAR)):
+    for shape, method in ((small, cv2.INTER_AREA), (tuple(size), cv2.INTER_LINEAR)):
         if array.shape[:2] != shape:
-            array = cv2.resize(array, shape[::-1], interpolation=how)
+            array = cv2.resize(array, shape[::-1], interpolation=method)
     return array
 
 
@@ -166,7 +166,8 @@ def opened(source: Any) -> Iterator[Image.Image]:
         readable = FORMATS & Image.OPEN.keys()
         image = source if isinstance(source, Image.Image) else Image.open(file, formats=[*readable])
         if image.width * image.height > MAX_PIXELS:
-            raise TooLarge(f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels")
+            size = f"{image.width} x {image.height} pixels"
+            raise TooLarge(f"{size} are more than {MAX_PIXELS / 1e6:g} megapixels")
         yield image
     except UnidentifiedImageError as error:
         file.seek(0)

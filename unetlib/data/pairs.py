@@ -122,12 +122,12 @@ def match_pairs(
             skipped.append(Skipped(path, f"{why} ({id})", why))
     pairs.sort(key=lambda pair: pair.id)
     with ThreadPoolExecutor(min(8, 1 + len(pairs) // 50)) as pool:  # network drives are slow
-        faults = list(pool.map(header_fault, pairs))
+        faults = list(pool.map(check_headers, pairs))
     used = [pair for pair, fault in zip(pairs, faults, strict=True) if not fault]
     return used, [*filter(None, faults), *skipped]  # what is most surprising is said first
 
 
-def header_fault(pair: Pair) -> Skipped | None:
+def check_headers(pair: Pair) -> Skipped | None:
     """What the headers of a pair's two files say against it."""
     path = pair.image
     try:
@@ -161,8 +161,8 @@ def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple
     names = [pair.group or pair.id for pair in pairs]
     places = {name: split_fraction(name, seed) for name in names}
     if len(places) == 1:
-        how = "add photos, or hold none out (--val-fraction 0 in train and prepare)"
-        raise DataError(f"all pairs are one group ('{names[0]}'): {how}")
+        advice = "add photos, or hold none out (--val-fraction 0 in train and prepare)"
+        raise DataError(f"all pairs are one group ('{names[0]}'): {advice}")
     low, high = min(places.values()), max(places.values())
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
     sides = [], []

@@ -45,8 +45,8 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     Resized by Lanczos' filter, as other background removers do; large photos are reduced first."""
     if rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
         raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
-    photo, size, how = Image.fromarray(rgb), preprocess.size, Image.Resampling.LANCZOS
-    rgb = np.asarray(photo.resize(size[::-1], how, reducing_gap=2.0))
+    photo, size, method = Image.fromarray(rgb), preprocess.size, Image.Resampling.LANCZOS
+    rgb = np.asarray(photo.resize(size[::-1], method, reducing_gap=2.0))
     out = np.empty((3, *size), np.float32)
     brightest = max(int(rgb.max()), 1) if preprocess.divide_by_max else 255
     for i, plane in enumerate(cv2.split(rgb)):  # 5x faster than (H, W, 3)

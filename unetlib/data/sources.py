@@ -22,7 +22,7 @@ from unetlib.data.folders import Found, find_dir
 from unetlib.data.images import MASK_KINDS
 from unetlib.data.pairs import DataError, Pair, Source, image_files, join
 from unetlib.errors import need, unknown
-from unetlib.paths import DownloadError, cache_dir, fetch, find_input, resolve, write_whole
+from unetlib.paths import DownloadError, cache_dir, fetch, find_input, resolve, write_atomic
 
 # Sets that others published. page: where one is had by hand; layout, mask_kind: see find_folder;
 # groups: see find_pairs; urls: of archives, with a folder in each; kaggle: its name there
@@ -33,7 +33,7 @@ def published(facts: dict, root=None) -> Found:
     """The pairs of a row of PUBLISHED below `root`; without one they are downloaded into the cache,
     if they can be. Raises DataError that says how to get them, and DownloadError."""
     page, home = facts["page"], cache_dir() / re.sub(r"\W+", "-", facts["page"])
-    how = f"To have this set, download it from {page}, unpack it, and name its folder: NAME:FOLDER"
+    advice = f"To have this set, download it from {page}, unpack it, name its folder: NAME:FOLDER"
     if not root and "kaggle" in facts:
         need("kagglehub", extra="kaggle")
         import kagglehub
@@ -41,7 +41,7 @@ def published(facts: dict, root=None) -> Found:
         try:
             root = kagglehub.dataset_download(facts["kaggle"])
         except Exception as error:  # a dozen kinds: of archives, of answers, of connections
-            raise DownloadError(f"{page} could not be downloaded: {error}. {how}") from error
+            raise DownloadError(f"{page} could not be downloaded: {error}. {advice}") from error
     for url, folder in {} if root else facts.get("urls", {}).items():
         if not (home / folder).is_dir():
             unpack(archive := fetch(url, home / Path(url).name), home / folder)
@@ -50,7 +50,7 @@ def published(facts: dict, root=None) -> Found:
         kind, layout = facts.get("mask_kind", "auto"), facts.get("layout", ())
         return folders.find_folder(root or home, kind, layout=layout)
     except DataError as error:
-        raise DataError(f"{error}. {how}") from error
+        raise DataError(f"{error}. {advice}") from error
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -63,12 +63,12 @@ def unpack(archive: Path, folder: Path) -> None:
             if tarfile.is_tarfile(archive):
                 with tarfile.open(archive) as file:
                     members = [one for one in file if one.isfile() or one.isdir()]  # no links
-                    refuse_climbing(one.name for one in members)
+                    refuse_traversal(one.name for one in members)
                     file.extraction_filter = getattr(tarfile, "data_filter", None)  # from 3.11.4 on
                     file.extractall(work, members)
             else:
                 with zipfile.ZipFile(archive) as file:  # a link becomes a plain file
-                    refuse_climbing(file.namelist())
+                    refuse_traversal(file.namelist())
                     file.extractall(work)
             Path(work, folder.name).rename(folder)
     except Exception as error:  # a dozen kinds: of both libraries, of zlib, of disks, of passwords
@@ -76,7 +76,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DownloadError(f"{text}. If the archive is damaged, delete it") from error
 
 
-def refuse_climbing(names: Iterable[str]) -> None:
+def refuse_traversal(names: Iterable[str]) -> None:
     """Raises OSError for a name that leads out of a folder, on any system."""
     for name in map(PureWindowsPath, names):  # C: and \ too
         if name.anchor or ".." in name.parts:
@@ -109,7 +109,7 @@ def coco(root=None) -> Found:
                 pairs.append(Pair(photo.stem, photo, masks / f"{photo.name}.png"))
                 if not pairs[-1].mask.is_file():
                     mask = cv2.imencode(".png", annotations.annToMask(person) * 255)[1]
-                    write_whole(pairs[-1].mask, mask.tobytes())
+                    write_atomic(pairs[-1].mask, mask.tobytes())
     return found
 
 
@@ -228,12 +228,12 @@ def open_source(
     terms = read_spec(spec)
     if len(terms) > 1 and root:
         raise ValueError(f"several sources have a folder each, as in {terms[0].name}:FOLDER")
-    how = {"val_fraction": val_fraction, "seed": seed}
+    split = {"val_fraction": val_fraction, "seed": seed}
     names, roots, skipped, train, val = [], [], [], [], []
     weighted = len(terms) > 1 and any(term.weight for term in terms)
     for term in terms:
-        found = find_pairs(term.name, root or term.root, **how, **args | term.args)
-        sides = folders.divide(found, **how)
+        found = find_pairs(term.name, root or term.root, **split, **args | term.args)
+        sides = folders.divide(found, **split)
         count = sum(name.split("-")[0] == term.name for name in names)
         name = f"{term.name}-{count + 1}" if count else term.name
         weight = (term.weight or 1.0) / len(sides[0]) if weighted else 1.0

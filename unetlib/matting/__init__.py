@@ -167,8 +167,8 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
     wide = min(max(max(alpha.shape) // 8, 12), 90)
     scale = max(np.ceil(wide / COARSE), np.sqrt(alpha.size / MOST))  # whole: four times as fast
     # an average would mix in what stands under alpha 0
-    how = cv2.INTER_AREA if background_kept else cv2.INTER_NEAREST
-    mix, a = np.float32(shrunk(image, scale, how)), shrunk(alpha, scale, how) / one
+    method = cv2.INTER_AREA if background_kept else cv2.INTER_NEAREST
+    mix, a = np.float32(shrunk(image, scale, method)), shrunk(alpha, scale, method) / one
     coarse = _fused(mix, a, mix, mix, max(1, round(wide / scale)), background_kept)
     result = image.copy()
 

@@ -25,10 +25,10 @@ def for_tiles(shape: tuple[int, ...], work: Callable[[tuple[slice, slice]], None
         list((pool.map if threads > 1 else map)(work, tiles))  # raises what they raise
 
 
-def shrunk(array: np.ndarray, scale: float, how: int = cv2.INTER_AREA) -> np.ndarray:
+def shrunk(array: np.ndarray, scale: float, method: int = cv2.INTER_AREA) -> np.ndarray:
     """The array `scale` times smaller."""
     size = [max(1, round(n / scale)) for n in array.shape[1::-1]]
-    return cv2.resize(array, size, interpolation=how)
+    return cv2.resize(array, size, interpolation=method)
 
 
 def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice]) -> np.ndarray:
@@ -36,8 +36,8 @@ def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice
     top, left = tile[0].start, tile[1].start
     y, x = array.shape[0] / shape[0], array.shape[1] / shape[1]
     matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
-    size, how = (tile[1].stop - left, tile[0].stop - top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(array, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
+    size, flags = (tile[1].stop - left, tile[0].stop - top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(array, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def steeper(mask: np.ndarray, ends: float) -> np.ndarray:

@@ -69,8 +69,8 @@ def find(name: str | os.PathLike, weights: bool = False) -> Path:
         paths = [resolve("outputs/checkpoints") / file for file in files]
         if here := [path for path in paths if path.is_file()]:
             return max(here, key=lambda path: path.stat().st_mtime_ns)
-        how = "Train one with `unetlib train` or `unetlib run`, or take people, the default"
-        raise FileNotFoundError(f"no network of your own yet: there is no {paths[-1]}. {how}")
+        advice = "Train one with `unetlib train` or `unetlib run`, or take people, the default"
+        raise FileNotFoundError(f"no network of your own yet: there is no {paths[-1]}. {advice}")
     if network := NETWORKS.get(text):
         if weights and network.url:
             raise CheckpointError(f"{text!r} is a public network and has no checkpoint of PyTorch")

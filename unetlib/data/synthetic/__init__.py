@@ -24,7 +24,7 @@ from unetlib.data.images import SUFFIXES
 from unetlib.data.pairs import DataError, split_fraction
 from unetlib.data.synthetic import drawing, figures
 from unetlib.data.synthetic.drawing import Pen, mix, path
-from unetlib.paths import whole, write_whole
+from unetlib.paths import atomic, write_atomic
 
 TAGS = {"hair": 0.34, "transparency": 0.28, "reflection": 0.32, "texture": 0.42}  # how often
 VERSION = 3  # of the drawings: sets of another version are drawn anew
@@ -143,7 +143,7 @@ def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Pat
         drawn = pool.map(partial(draw, seed, size), range(count), sides)
         rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
     manifest = "\n".join(["id,source,split,tags", *rows, ""])
-    write_whole(root / "manifest.csv", manifest.encode())
+    write_atomic(root / "manifest.csv", manifest.encode())
     return root
 
 
@@ -157,14 +157,14 @@ def make_room(root: Path, settings: str) -> None:
     here += root.glob("manifest.csv")
     for file in here:
         if not (stamp.is_file() and OURS.fullmatch(file.name)):
-            how = "another folder (data_dir), or the source 'folder' for the photos that are there"
-            raise DataError(f"{file} is no synthetic sample; nothing was changed. Choose {how}")
+            advice = "another folder (data_dir), or the source 'folder' for photos of your own"
+            raise DataError(f"{file} is no synthetic sample; nothing was changed. Choose {advice}")
     same = stamp.is_file() and stamp.read_text() == settings
     for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
         file.unlink(missing_ok=True)  # another call may draw the same set
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(stamp, settings.encode())
+    write_atomic(stamp, settings.encode())
 
 
 def draw(seed: int, size: int, index: int, side: Path) -> str:
@@ -175,9 +175,9 @@ def draw(seed: int, size: int, index: int, side: Path) -> str:
     if not (photo.is_file() and mask.is_file()):
         sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
         info.add_text("tags", ";".join(sample.tags))
-        with whole(photo) as part:
+        with atomic(photo) as part:
             Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
-        with whole(mask) as part:
+        with atomic(mask) as part:
             matte = np.rint(255 * sample.matte).astype(np.uint8)
             Image.fromarray(matte).save(part, "PNG", pnginfo=info)
     with Image.open(mask) as image:
