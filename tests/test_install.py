@@ -40,10 +40,12 @@ def base(tmp_path_factory):
     if "No matching distribution found" in installed.stderr:
         pytest.skip(f"pip reaches no index: {installed.stderr.splitlines()[-1]}")
     assert installed.returncode == 0, installed.stderr
-    alone = shutil.which("unshare") and run("unshare", "-n", "true").returncode == 0
-    unetlib = [*["unshare", "-n"] * bool(alone), venv / "bin/unetlib"]
+    unshare = shutil.which("unshare")
+    alone = unshare and run(unshare, "-n", "true").returncode == 0
+    unetlib = [*[unshare, "-n"] * bool(alone), venv / "bin/unetlib"]
     closed = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-    how = {"cwd": folder, "env": {"UNETLIB_ROOT": str(folder), "LANG": "C.UTF-8"} | closed}
+    env = {"UNETLIB_ROOT": str(folder), "LANG": "C.UTF-8", "PATH": str(folder)}  # no ffmpeg
+    how = {"cwd": folder, "env": env | closed}
 
     def call(*args, status: int = 0) -> str:
         done = run(*unetlib, *args, **how)
