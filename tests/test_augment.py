@@ -7,7 +7,7 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from unetlib.config import PRESETS
+from unetlib.config import AUGMENTS
 from unetlib.data.augment import build_augmentation, paste
 
 
@@ -16,7 +16,7 @@ def seeded(compose, seed: int):
     return compose
 
 
-@pytest.mark.parametrize("preset", PRESETS.choices)
+@pytest.mark.parametrize("preset", AUGMENTS.choices)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_presets_keep_shape_type_range_and_softness_without_a_warning(preset, dtype, photo):
     mask = np.tile(np.linspace(0, 255 if dtype == np.uint8 else 1, 128).astype(dtype), (96, 1))

@@ -20,6 +20,7 @@ from unetlib.data.images import (
     MAX_PIXELS,
     SUFFIXES,
     ImageError,
+    Photo,
     image_size,
     load_image,
     load_mask,
@@ -349,6 +350,10 @@ def test_the_profile_is_read_and_carried(photo, format):
         assert webp.info["icc_profile"] == SRGB and webp.size == (60, 40)
     mask = Image.open(io.BytesIO(encode(found.rgb[..., 0], "png", found)))
     assert "icc_profile" not in mask.info  # a mask has no colours
+    damaged = Photo(found.rgb, icc=SRGB + b"more")
+    assert np.array_equal(Image.open(io.BytesIO(encode(found.rgb, "png", damaged))), found.rgb)
+    with pytest.raises(ValueError, match="1000001 x 1 pixels are too many"):
+        encode(np.zeros((1, 1_000_001), np.uint8))
 
 
 def test_cmyk_with_a_profile_that_is_none_is_converted_plainly(photo):

@@ -139,6 +139,8 @@ def test_a_photo_goes_in_and_its_cut_out_comes_back(server, folder):
     behind = {"background": ("b.png", as_bytes(np.full((9, 9, 3), 200, np.uint8)))}
     laid = server.post("/remove-background", files=FILE | behind).content
     assert picture(laid)[2, 2].tolist() == [200, 200, 200]
+    unused = {"background": ("", b"")}  # a browser's form where no file was chosen
+    assert server.post("/remove-background", files=FILE | unused).is_success
     laid = server.post("/remove-background", files=FILE, data={"background": "#0a4678"}).content
     assert picture(laid)[2, 2].tolist() == [10, 70, 120]
 
@@ -180,6 +182,8 @@ LARGE = np.random.default_rng(0).bytes(2_500_000)
 WRONG = [
     ("no_photo", 422, {"data": {"threshold": "0.5"}, "files": {"background": ("a", PHOTO)}}),
     ("no_photo", 422, {"content": b""}),
+    ("no_photo", 422, {"files": {"file": ("", b"")}}),
+    ("bad_parameter", 422, {"files": FILE | {"background": ("a.svg", b"<svg/>")}}),
     ("no_photo", 422, {"data": {"file": "a.png"}, "files": {"background": ("a", PHOTO)}}),
     ("too_many_photos", 422, {"files": [("file", ("a.png", PHOTO)), ("file", ("b.png", PHOTO))]}),
     ("not_an_image", 415, {"files": {"file": ("a.png", b"hello")}}),
@@ -209,7 +213,12 @@ def test_other_errors(server):
     files = [("files", ("a.png", PHOTO))] * 4
     answer = server.post("/batch-remove-background", files=files)
     assert answer.status_code == 422 and "1 to 3 photos" in answer.json()["message"]
-    assert server.get("/remove-background").json()["error"] == "method"
+    refused = server.get("/remove-background")
+    assert refused.json()["error"] == "method" and refused.headers["allow"] == "POST"
+    head = b"POST /remove-background HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    with socket.create_connection((server.base_url.host, server.base_url.port)) as client:
+        client.sendall(head + b"Content-Length: 9000000\r\n\r\n")
+        assert client.recv(99).startswith(b"HTTP/1.1 413")  # it is not asked to send that
     assert server.get("/nowhere").status_code == 404 and "request_id" in server.get("/x").json()
     wrong = server.post("/remove-background", files=FILE, data={"tresh": "1"}).json()
     assert "tresh" in wrong["message"] and "Did you mean 'threshold'?" in wrong["message"]
@@ -271,6 +280,12 @@ def test_a_full_queue_time_and_clients_that_go_away(folder):
         counts(client, 0, 0)
 
 
+def test_stopped_as_soon_as_it_says_that_it_serves(folder):
+    with served(folder) as client:
+        pass
+    assert client.code == 0
+
+
 def test_stopped_gently(folder):
     with served(folder, "--network", "slow.onnx", "--workers", "1", "--files", "1") as client:
         answers = {}
@@ -283,7 +298,11 @@ def test_stopped_gently(folder):
         counts(client, 1, 0)
         threads[1].start()
         counts(client, 1, 1)
+        stalled = socket.create_connection((client.base_url.host, client.base_url.port))
+        stalled.sendall(b"POST /remove-background HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        counts(client, 1, 2)
         client.process.send_signal(signal.SIGTERM)
+        assert stalled.recv(99).startswith(b"HTTP/1.1 503")
         for thread in threads:
             thread.join()
         client.process.wait(30)
@@ -315,6 +334,18 @@ def test_the_page_and_a_key(folder):
         with pytest.raises(Exception, match="(?i)auth|login|credentials"):
             gradio_client.Client(address, auth=("me", "wrong"), verbose=False)
         page = gradio_client.Client(address, auth=("me", key), verbose=False)
+        client.post("/login", data={"username": "me", "password": key})
+
+        def choose(path) -> str:
+            photo = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+            event = client.post("/gradio_api/call/receive", json={"data": [[photo]]}).json()
+            return client.get(f"/gradio_api/call/receive/{event['event_id']}").text
+
+        assert "not uploaded by a user" in choose(folder / "private.png")
+        assert "addresses are not opened" in choose("http://example.org/a.png")
+        assert client.post("/remove-backgroud").json()["error"] == "not_found"
+        large = client.post("/gradio_api/run/show", json={"data": ["x" * 2_000_000]})
+        assert large.status_code == 413 and large.json()["error"] == "upload_too_large"
         *_, said = page.predict(param_7=None, api_name="/show")
         assert "512×512 pixels" in said
         assert "up to 2 MB and 0.3 megapixels" in json.dumps(page.config)

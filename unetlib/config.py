@@ -8,7 +8,7 @@ from math import inf
 
 from click import BOOL, BadParameter, Choice, FloatRange, IntRange, ParamType
 
-PRESETS = Choice(("none", "light", "standard", "strong"))
+AUGMENTS = Choice(("none", "light", "standard", "strong"))
 PRECISIONS = Choice(("auto", "float32", "bfloat16", "float16"))
 EXPORTED = ("float32", "float16", "int8")  # precisions of an exported file
 OPTIMIZERS = Choice(("adam", "adamw", "sgd"))

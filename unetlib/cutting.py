@@ -20,22 +20,21 @@ from unetlib.predict import Predictor
 
 OUTPUTS = ("mask_binary", "mask_soft", "foreground", "comparison")  # ends of the files' names
 
-
 # What comes behind the figure: a picture, uint8 (h, w, 3), made to cover; or a function of cut-out
 # and photo that makes one; None: nothing, it stays transparent.
 Background = np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray] | None
 
 
-def over_background(rgba: np.ndarray, image: np.ndarray, behind: Background) -> np.ndarray:
+def over_background(rgba: np.ndarray, image: np.ndarray, background: Background) -> np.ndarray:
     """The cut-out of `image` over a background, uint8 (H, W, 3), or as it is, (H, W, 4)."""
-    if behind is None:
+    if background is None:
         return rgba
-    return matting.composite(rgba, behind(rgba, image) if callable(behind) else behind)
+    return matting.composite(rgba, background(rgba, image) if callable(background) else background)
 
 
 def read_background(text: str | Background, files: bool = True) -> Background:
-    """A background as people write it: see the error. Without `files`, of people elsewhere: files
-    of this machine are not theirs to show. Raises ValueError."""
+    """Parses a background as users write it; the error lists the forms. `files=False` is for
+    requests over a network: they may not read files of this machine. Raises ValueError."""
     if not isinstance(text, str | None):
         return text
     text = (text or "transparent").strip()
@@ -69,8 +68,8 @@ def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.
     """
     scale = max(1.0, strength * max(image.shape) / 4)  # a blurred picture has no detail
     small, front = shrunk(image, scale), shrunk(alpha / np.float32(255), scale)
-    shows = np.maximum(1 - front, 1e-3)
-    both = np.dstack([small * shows[..., None], shows])
+    weight = np.maximum(1 - front, 1e-3)
+    both = np.dstack([small * weight[..., None], weight])
     sigma = strength * max(small.shape)
     both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     result = np.rint(both[..., :3] / both[..., 3:]).clip(0, 255)
@@ -125,7 +124,7 @@ class Cut:
         return over_background(self.cutout.rgba, self.photo.rgb, self.recipe.background)
 
     @property
-    def shown(self) -> np.ndarray:
+    def preview(self) -> np.ndarray:
         """The picture for the eye, uint8 (h, w, 3): a grey and white board shows transparency."""
         height, width, channels = self.picture.shape
         if channels == 3:
@@ -142,7 +141,7 @@ class Cut:
         if kind == "foreground":
             return self.picture
         soft = np.rint(self.cutout.soft * 255).astype(np.uint8)
-        return np.hstack([self.photo.rgb, np.dstack([soft] * 3), self.shown])
+        return np.hstack([self.photo.rgb, np.dstack([soft] * 3), self.preview])
 
     def encode(self, kind: str = "foreground", format: str = "png") -> bytes:
         """`output` as a file's bytes, with the colour profile of the photo."""
@@ -175,7 +174,11 @@ def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -
         array = cv2.cvtColor(array, codes[array.shape[2]]) if array.ndim == 3 else array
         profile = ([cv2.IMAGE_METADATA_ICCP], [np.frombuffer(icc, np.uint8)]) if icc else ([], [])
         options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-        return cv2.imencodeWithMetadata(".png", array, *profile, options)[1].tobytes()
+        for metadata in (profile, ([], [])):  # libpng refuses a damaged profile
+            done, code = cv2.imencodeWithMetadata(".png", array, *metadata, options)
+            if done:
+                return code.tobytes()
+        raise ValueError(f"{array.shape[1]} x {array.shape[0]} pixels are too many for a PNG")
     file, options = io.BytesIO(), {"quality": 90, "method": 2, "lossless": array.ndim == 2}
     Image.fromarray(array).save(file, "WEBP", icc_profile=icc, **options)
     return file.getvalue()

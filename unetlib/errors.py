@@ -14,10 +14,10 @@ class TrainingError(RuntimeError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """What is said of a name that there is not, with the nearest that there is, and all of them."""
+    """The message for an unknown name: the most similar known name, and the list of all."""
     close = difflib.get_close_matches(str(name).lower(), known := list(known), n=1, cutoff=0.5)
     near = f" Did you mean {close[0]!r}?" if close else ""
-    return f"no {kind} is called {name!r}.{near} There are {', '.join(known)}"
+    return f"no {kind} is called {name!r:.200}.{near} There are {', '.join(known)}"
 
 
 def need(*packages: str, extra: str) -> None:

@@ -75,11 +75,11 @@ class Evaluation(NamedTuple):
         values = np.array([self.columns[name] for name in (*names, *COUNTS)], np.float64).T
         sums = np.vstack([values.sum(axis=0), resampled_sums(values, resamples)])
         pooled = Counts(*sums.T[-4:])
-        found = dict(zip(names, sums.T / len(values), strict=False))
-        found |= {f"pooled_{name}": getattr(pooled, name)() for name in COUNTED}
-        ends = {key: np.quantile(drawn[1:], [0.025, 0.975]) for key, drawn in found.items()}
+        resampled = dict(zip(names, sums.T / len(values), strict=False))
+        resampled |= {f"pooled_{name}": getattr(pooled, name)() for name in COUNTED}
+        ends = {key: np.quantile(drawn[1:], [0.025, 0.975]) for key, drawn in resampled.items()}
         return {
-            key: {"mean": float(found[key][0]), "low": float(low), "high": float(high)}
+            key: {"mean": float(resampled[key][0]), "low": float(low), "high": float(high)}
             for key, (low, high) in ends.items()
         }
 
@@ -231,8 +231,8 @@ def difficulties(image: np.ndarray, matte: np.ndarray) -> dict[str, float]:
 
 
 def compare(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """Which network is the best, and is it better or was it luck? Of measurements, by name, on the
-    same photos and in the same order.
+    """Ranks networks by mean IoU, and tests with a paired bootstrap whether the best is better.
+    `evaluations`: by name, of the same photos in the same order.
 
     A row per network, the highest mean IoU first. Keys: name; iou with iou_low and iou_high (the
     95 % interval), dice, boundary_iou, mae; lead (mean IoU of the best less this one's) with
@@ -280,8 +280,8 @@ def find_models(places: Sequence[str | Path] = ()) -> dict[str, Path]:
         raise FileNotFoundError(f"no network in {where}. Train one: `unetlib run`, `unetlib train`")
     once, models = {sha256(path): path for path in reversed(files)}, {}
     for path in sorted(once.values(), key=files.index):
-        *_, above, folder, file = path.absolute().parts
-        run = (folder, file) == ("checkpoints", "best_model.pth") and above != "outputs"
-        name = pretrained.name_of(path) or (above if run else file)
+        *_, parent, folder, file = path.absolute().parts
+        run = (folder, file) == ("checkpoints", "best_model.pth") and parent != "outputs"
+        name = pretrained.name_of(path) or (parent if run else file)
         models[name if name not in models else str(path)] = path
     return models

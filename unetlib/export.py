@@ -37,14 +37,13 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
 
-    proto, facts = _trace(checkpoint)
+    proto, metadata = _trace(checkpoint)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as part:
         if precision == "float16":
             _halve(proto)
         elif precision == "int8":
-            preprocess, photos = Preprocess(**facts["preprocess"]), map(open_photo, calibration)
+            preprocess, photos = Preprocess(**metadata["preprocess"]), map(open_photo, calibration)
             batches = ({"image": to_array(photo.rgb, preprocess)[None]} for photo in photos)
             reader = SimpleNamespace(get_next=lambda: next(batches, None))
             # reduce_range, 7 bits: sums of 8 overflow on x86 processors without VNNI
@@ -53,8 +52,8 @@ def export_onnx(checkpoint: Any, path: Any, precision="float32", calibration=())
             onnx.helper.set_model_props(proto, known)
             quantize_static(proto, part, reader, **kind)
             proto = onnx.load(part)
-        facts["precision"] = precision
-        onnx.helper.set_model_props(proto, {key: json.dumps(facts[key]) for key in facts})
+        metadata["precision"] = precision
+        onnx.helper.set_model_props(proto, {key: json.dumps(metadata[key]) for key in metadata})
         onnx.save(proto, part)
     return path
 
@@ -79,9 +78,9 @@ def _trace(checkpoint: Any) -> tuple[Any, dict[str, Any]]:
     for part in (proto.graph, *proto.graph.node, *proto.graph.value_info):
         del part.metadata_props[:]  # the exporter's notes, with paths of this machine
     name = getattr(network, "spec", {}).get("name", type(network).__name__)
-    facts = {"format": FORMAT, "version": 1, "model": name, "epoch": checkpoint.epoch}
-    facts |= {"metrics": checkpoint.metrics, "preprocess": asdict(checkpoint.preprocess)}
-    return proto, facts
+    metadata = {"format": FORMAT, "version": 1, "model": name, "epoch": checkpoint.epoch}
+    metadata |= {"metrics": checkpoint.metrics, "preprocess": asdict(checkpoint.preprocess)}
+    return proto, metadata
 
 
 def _halve(proto: Any) -> None:

@@ -65,13 +65,13 @@ def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     0.5; without foreground the highest logit alone is charged.
     """
     x, t = (tensor.flatten(1) for tensor in _float32(logits, target))
-    truth = _cut(t)
+    truth = _binarized(t)
     errors, order = F.relu(1 - x * (2 * truth - 1)).sort(dim=1, descending=True)
     figure, size = truth.gather(1, order), truth.sum(1, keepdim=True)
     # what is left of intersection and union when the k worst pixels are all wrong
-    left, union = size - figure.cumsum(1), size + (1 - figure).cumsum(1)
+    intersection, union = size - figure.cumsum(1), size + (1 - figure).cumsum(1)
     # IoU lost at the k-th, missed or made up; IoU k minus IoU k − 1 would be mostly rounding
-    charge = torch.where(figure > 0, 1 / union, left / (union * (union - 1)).clamp(min=1))
+    charge = torch.where(figure > 0, 1 / union, intersection / (union * (union - 1)).clamp(min=1))
     charge[:, :1] += size == 0
     return (errors * charge).sum(1).mean()
 
@@ -83,7 +83,7 @@ def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
     prediction. A soft target is cut at 0.5.
     """
     x, t = _float32(logits, target)
-    return ((x.sigmoid() - _cut(t)) * signed_distance(target)).mean()
+    return ((x.sigmoid() - _binarized(t)) * signed_distance(target)).mean()
 
 
 def signed_distance(target: Tensor) -> Tensor:
@@ -141,5 +141,5 @@ def _float32(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.float(), target.float()
 
 
-def _cut(target: Tensor) -> Tensor:
+def _binarized(target: Tensor) -> Tensor:
     return (target >= 0.5) + 0 * target  # NaN >= 0.5 is False, and must not pass for background

@@ -47,9 +47,9 @@ class Counts(NamedTuple):
         found = (1 + beta2) * self.tp
         return self._ratio(found, found + beta2 * self.fn + self.fp)
 
-    def _ratio(self, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    def _ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         nothing = self.tp + self.fp + self.fn == 0  # an empty prediction on an empty mask
-        return np.where(nothing, 1.0, top / np.maximum(bottom, 1))
+        return np.where(nothing, 1.0, numerator / np.maximum(denominator, 1))
 
 
 COUNTS = Counts._fields

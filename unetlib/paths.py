@@ -1,5 +1,5 @@
-"""Where things are, so that notebooks, commands and tests agree from any working directory; files
-that are written or downloaded as a whole or not at all."""
+"""Paths that are the same for notebooks, commands and tests in any working directory; atomic
+writes and downloads."""
 
 import codecs
 import hashlib
@@ -71,21 +71,21 @@ def read_text(path: str | os.PathLike) -> str:
 
 @contextmanager
 def folder_lock(folder: Path, seconds: float = 0) -> Iterator[None]:
-    """Keeps a folder for this process; the lock dies with it. Where another has it for longer than
-    `seconds`, raises RuntimeError that names its pid and start."""
+    """Locks a folder until the block or the process ends. If another process still holds the lock
+    after `seconds`, raises RuntimeError with its pid and start time."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    who = folder / ".writer.txt"  # the lock's own file cannot be read on Windows
+    info = folder / ".writer.txt"  # the lock's own file cannot be read on Windows
     try:
         with FileLock(folder / ".writer.lock", timeout=seconds):
-            who.write_text(f"process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M:%S},")
+            info.write_text(f"process {os.getpid()}, since {datetime.now():%Y-%m-%d %H:%M:%S},")
             yield
-            who.unlink(missing_ok=True)
+            info.unlink(missing_ok=True)
     except Timeout:
-        said = who.read_text() if who.is_file() else "another process"
+        writer = info.read_text() if info.is_file() else "another process"
         advice = "wait for its end, or take another folder"
-        raise RuntimeError(f"{said} writes into {folder}: {advice}") from None
+        raise RuntimeError(f"{writer} writes into {folder}: {advice}") from None
 
 
 @contextmanager

@@ -81,49 +81,49 @@ class OnnxNetwork:
     def __init__(self, path: str | Path, device: Any = "auto", threads: int | None = None):
         import onnxruntime
 
-        place = re.fullmatch(r"auto|cpu|(cuda)(?::(\d+))?", str(device).strip().lower())
-        if not place:
+        parsed = re.fullmatch(r"auto|cpu|(cuda)(?::(\d+))?", str(device).strip().lower())
+        if not parsed:
             raise ValueError(f"device {device}: {path} runs on cpu or cuda (ONNX Runtime)")
-        self.path, self.runs_on = Path(path), f"{place[1] and place[0] or 'cpu'} (ONNX Runtime)"
+        self.path, self.runs_on = Path(path), f"{parsed[1] and parsed[0] or 'cpu'} (ONNX Runtime)"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.enable_cpu_mem_arena = False  # no quicker, and keeps what all threads ever needed
         options.log_severity_level = 4  # its errors are raised as well
         options.add_session_config_entry("session.force_spinning_stop", "1")  # cores are left free
         providers = ["CPUExecutionProvider"]
-        if place[1] and CUDA in onnxruntime.get_available_providers():
+        if parsed[1] and CUDA in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # of pip's packages of CUDA and cuDNN
-            providers.insert(0, (CUDA, {"device_id": int(place[2] or 0)}))
+            providers.insert(0, (CUDA, {"device_id": int(parsed[2] or 0)}))
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no class in common
             why = " ".join(str(error).split())
             raise CheckpointError(f"{path} is damaged, or no ONNX file: {why:.400}") from error
-        if place[1] and self.session.get_providers()[0] != CUDA:  # it would go on without a word
+        if parsed[1] and self.session.get_providers()[0] != CUDA:  # it would go on without a word
             why = 'ONNX Runtime cannot use one here. It takes "unetlib[gpu]", see the README'
             raise RuntimeError(f"device {device} was asked for, but {why}")
-        ends = [*self.session.get_inputs(), self.session.get_outputs()[0]]
-        self.input, self.output = ends[0].name, ends[-1].name
-        shapes = [[n if isinstance(n, int) else None for n in one.shape] for one in ends]
-        match ends[0].type, shapes:
+        nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
+        self.input, self.output = nodes[0].name, nodes[-1].name
+        shapes = [[n if isinstance(n, int) else None for n in one.shape] for one in nodes]
+        match nodes[0].type, shapes:
             case "tensor(float)", [[None | 1, 3, h, w], [None | 1, None | 1, _, _]]:
                 usual = {"size": (h or 320, w or 320)}  # what rembg feeds
             case _:
-                *inputs, output = (f"{one.type} {one.shape}" for one in ends)
+                *inputs, output = (f"{one.type} {one.shape}" for one in nodes)
                 found = f"maps {' and '.join(inputs)} to {output}"
                 wanted = "tensor(float) (N, 3, H, W) to (N, 1, H, W)"
                 raise CheckpointError(f"{path} {found}: export it as a network from {wanted}")
         meta = self.session.get_modelmeta().custom_metadata_map
         own = meta if FORMAT in meta.get("format", "") else {}
-        facts = {key: json.loads(value) for key, value in own.items()}
+        stored = {key: json.loads(value) for key, value in own.items()}
         size = self.path.stat().st_size  # by which public files are known, whatever their names
         public = next(
             (one for one in pretrained.NETWORKS.values() if one.bytes == size and not own), None
         )
-        self.name = facts.get("model", self.path.stem)
-        self.epoch, self.metrics = facts.get("epoch", 0), facts.get("metrics", {})
+        self.name = stored.get("model", self.path.stem)
+        self.epoch, self.metrics = stored.get("epoch", 0), stored.get("metrics", {})
         self.answer = public.answer if public else "probability"
-        preprocess = public.preprocess if public else facts.get("preprocess", usual)
+        preprocess = public.preprocess if public else stored.get("preprocess", usual)
         self.preprocess = Preprocess(**preprocess)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ class OnnxNetwork:
 
 
 class Predictor:
-    """A trained model, or several, that is handed photos and returns soft masks.
+    """One trained model, or several that are averaged: photos in, soft masks out.
 
     `network`: a name ("people", see `pretrained.NETWORKS`), a file of training or of `unetlib
     export` (ONNX, needs no PyTorch), a Checkpoint in memory (its model is moved to `device`), or a
@@ -156,17 +156,17 @@ class Predictor:
 
     def __init__(self, network: Any = "people", device="auto", size=None, flip=None, threads=None):
         self.networks, self.flip = [], bool(flip)
-        for one in network if isinstance(network, (list, tuple)) else [network]:
+        for net in network if isinstance(network, (list, tuple)) else [network]:
             kind = TorchNetwork
-            if isinstance(one, (str, os.PathLike)):
-                one = pretrained.find(one)
-                known = pretrained.NETWORKS.get(pretrained.name_of(one))
+            if isinstance(net, (str, os.PathLike)):
+                net = pretrained.find(net)
+                known = pretrained.NETWORKS.get(pretrained.name_of(net))
                 self.flip |= flip is None and known is not None and known.flip
-                weights = one.with_suffix(".pth")  # the same weights for PyTorch, the first on GPUs
+                weights = net.with_suffix(".pth")  # the same weights for PyTorch, the first on GPUs
                 if str(device) not in ("auto", "cpu") and weights.is_file() and find_spec("torch"):
-                    one = weights
-                kind = OnnxNetwork if pretrained.is_exported(one) else TorchNetwork
-            self.networks.append(kind(one, device, threads))
+                    net = weights
+                kind = OnnxNetwork if pretrained.is_exported(net) else TorchNetwork
+            self.networks.append(kind(net, device, threads))
         self.preprocess = self.networks[0].preprocess
         self.preprocess = self._at_size(size)
         self.model = getattr(self.networks[0], "model", None)  # of PyTorch
@@ -190,18 +190,18 @@ class Predictor:
         """Photos, uint8 (H, W, 3) of any sizes, as one batch -> soft masks at the working size,
         float32 (N, h, w) in [0, 1]: what `predict` enlarges. Raises ValueError for a network that
         gives no probabilities."""
-        shape, answers = self._at_size(size).size_for(*photos[0].shape[:2]), []
+        shape, outputs = self._at_size(size).size_for(*photos[0].shape[:2]), []
         for network in self.networks:
             preprocess = replace(network.preprocess, size=shape, keep_shape=False)
             batch = np.stack([to_array(photo, preprocess) for photo in photos])
-            answers.append(network(batch))
+            outputs.append(network(batch))
             if self.flip:
-                answers.append(network(np.ascontiguousarray(batch[..., ::-1]))[..., ::-1])
-            low, high = np.min(answers), np.max(answers)
+                outputs.append(network(np.ascontiguousarray(batch[..., ::-1]))[..., ::-1])
+            low, high = np.min(outputs), np.max(outputs)
             if not (low >= -1e-5 and high <= 1 + 1e-5):  # NaN fails too; rounding passes
                 found = f"probabilities are expected, not {low:.7g} to {high:.7g} (logits?)"
                 raise ValueError(f"network {network.name}: {found}")
-        return np.mean(answers, axis=0).clip(0, 1)
+        return np.mean(outputs, axis=0).clip(0, 1)
 
     def describe(self, size: Any = None) -> str:
         """One line: model, working size, device, and what training said of it."""

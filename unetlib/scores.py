@@ -1,5 +1,5 @@
-"""Scores beyond the counts of one mask: over all thresholds, of edges, of probabilities, and what
-the scores of some photos say of others."""
+"""Scores beyond the counts of one mask: threshold sweeps, boundary IoU, calibration, and bootstrap
+confidence intervals."""
 
 from typing import Any, NamedTuple
 
@@ -54,12 +54,12 @@ def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
     # how many of the thresholds each pixel reaches; where its surroundings do so too is no rim
     levels = np.searchsorted(np.float32(thresholds), soft, side="right")
     inner, rim = erode(levels), truth & (erode(truth) == 0)
-    found, tp = above(levels.ravel()), above(levels[truth])
+    predicted, tp = above(levels.ravel()), above(levels[truth])
     both = above(levels[rim]) - above(inner[rim])
-    either = found - above(inner.ravel()) + rim.sum() - both
+    either = predicted - above(inner.ravel()) + rim.sum() - both
     ious = np.where(either > 0, both / np.maximum(either, 1), 1.0)
     positive = truth.sum()
-    return Counts(tp, found - tp, positive - tp, truth.size - positive - found + tp), ious
+    return Counts(tp, predicted - tp, positive - tp, truth.size - positive - predicted + tp), ious
 
 
 def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -86,14 +86,14 @@ def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def histogram(soft: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The pixels of one image by their probability p, float64 (3, 300): how many there are with
-    floor(300 p), how many of them are foreground, the sum of p. Those of several images add up.
+    """The pixels of one image in 300 equal bins of their probability p: float64 (3, 300), count,
+    the foreground count and the sum of p per bin. The histograms of several images add up.
 
     `soft`: float32 (H, W) in [0, 1]. `truth`: bool (H, W).
     """
     p = soft.ravel()
-    place = np.minimum(p * BINS, BINS - 1).astype(np.int16)
-    return np.stack([np.bincount(place, what, BINS) for what in (None, truth.ravel(), p)])
+    index = np.minimum(p * BINS, BINS - 1).astype(np.int16)
+    return np.stack([np.bincount(index, weights, BINS) for weights in (None, truth.ravel(), p)])
 
 
 def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarray], float]:
@@ -105,16 +105,16 @@ def reliability(pixels: np.ndarray, bins: int = 15) -> tuple[dict[str, np.ndarra
     expected calibration error, the mean of |confidence - accuracy| over all pixels (C. Guo et al.,
     ICML 2017, https://arxiv.org/abs/1706.04599).
     """
-    found, true, total = pixels.reshape(3, bins, -1).sum(axis=2)
+    count, true, total = pixels.reshape(3, bins, -1).sum(axis=2)
     low = np.arange(bins) / bins
-    table = {"low": low, "high": low + 1 / bins, "share": found / found.sum()}
+    table = {"low": low, "high": low + 1 / bins, "share": count / count.sum()}
     with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
-        table |= {"confidence": total / found, "accuracy": true / found}
-    return table, float(np.abs(total - true).sum() / found.sum())
+        table |= {"confidence": total / count, "accuracy": true / count}
+    return table, float(np.abs(total - true).sum() / count.sum())
 
 
 def resampled_sums(values: Any, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """How far would other images of this kind move a sum? The bootstrap (Efron, 1979).
+    """Bootstrap resamples of a sum over images (Efron, 1979), for confidence intervals.
 
     `values`: (n, ...), a row per image; float64 (resamples, ...), the sums of as many rows, drawn
     with replacement. All columns see the same draws, so that ratios are those of pairs.

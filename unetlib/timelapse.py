@@ -50,7 +50,6 @@ class Timelapse:
                     frame.unlink()
         for i, soft in enumerate(predictions):
             sample, truth = self.folder / f"sample_{i:02d}", self.mattes[i] >= 0.5
-            sample.mkdir(parents=True, exist_ok=True)
             parts = {"iou": np.ones_like(truth)} | mask_parts(truth)
             masks = np.stack(list(parts.values()))
             ious = count((soft >= 0.5) & masks, truth & masks).iou().round(4)
@@ -80,7 +79,6 @@ def make_videos(timelapse_dir: str | Path, videos_dir: str | Path, fps: float = 
         frames = [Image.open(f).convert("RGB") for _, f in numbered(sample, r"epoch_(\d+)\.png")]
         if frames:
             written += [Path(videos_dir, sample.name + suffix) for suffix in (".gif", ".mp4")]
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
             # One palette, and no dithering: what does not change stays the same to the bit.
             palette = Image.fromarray(np.concatenate(frames)).quantize(256)
             first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)

@@ -130,8 +130,8 @@ def fit(
         project_dir=folder and folder.parent / tracking,
     )
     world, main = accelerator.num_processes, accelerator.is_main_process
-    train = _share(accelerator, train_loader, even=True)
-    val = None if val_loader is None else _share(accelerator, val_loader, even=False)
+    train = _prepare(accelerator, train_loader, even=True)
+    val = None if val_loader is None else _prepare(accelerator, val_loader, even=False)
     steps = len(train)  # batches of this process in an epoch
     if steps == 0:
         raise TrainingError("the training loader yields no batch: lower batch_size")
@@ -146,16 +146,16 @@ def fit(
 
     def average(averaged: list, current: list, n: torch.Tensor) -> None:
         # rises to config.ema, or early steps would be dominated by random weights
-        now = min(config.ema, (1 + n.item()) / (10 + n.item()))
-        get_ema_multi_avg_fn(now)(averaged, current, n)
+        decay = min(config.ema, (1 + n.item()) / (10 + n.item()))
+        get_ema_multi_avg_fn(decay)(averaged, current, n)
 
     ema = AveragedModel(model, multi_avg_fn=average) if config.ema else None
     kept = ema.module if ema else model  # validated and saved
     optimizer = accelerator.prepare_optimizer(build_optimizer(model, config))
     schedule = build_schedule(optimizer.optimizer, config, math.ceil(steps / config.accumulate))
 
-    # What the next step depends on. Its random numbers follow from (seed, epoch, batch, process).
-    # Finished epochs; of the one that it is in: rate at its start, a row for each batch done.
+    # The state to resume from (random numbers follow from seed, epoch, batch and process): finished
+    # epochs; of the current epoch, the learning rate at its start and a row for each batch.
     run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=[])
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
@@ -189,9 +189,9 @@ def fit(
         accelerator.wait_for_everyone()
         if folder and resume and (folder / STATE).is_file():
             content = checkpoint.read_file(folder / STATE)
-            if other := dict(identity.items() - content["identity"].items()):
+            if changed := dict(identity.items() - content["identity"].items()):
                 advice = "give its settings to go on, or start anew: --no-resume, or resume = False"
-                text = f"{folder} has a training with another {min(other)} that was cut off"
+                text = f"{folder} has a training with another {min(changed)} that was cut off"
                 raise CheckpointError(f"{text}: {advice}")
             for name, state in content["parts"].items():
                 parts[name].load_state_dict(state)
@@ -204,7 +204,7 @@ def fit(
             options = {"purge_step": len(run.history) + 1}
             accelerator.init_trackers("unetlib", identity, {"tensorboard": options})
         saved = time.monotonic()
-        while not (stopped := _ended(run.history, config)):
+        while not (stopped := _stop_reason(run.history, config)):
             epoch = len(run.history) + 1
             torch.manual_seed(hash((config.seed, epoch)))  # for loaders that draw from it
             train.set_epoch(epoch)
@@ -233,10 +233,10 @@ def fit(
                     if ema:
                         ema.update_parameters(model)
                 run.batches.append(_row(terms, batch))
-                if not math.isfinite(now := run.batches[-1]["loss"]):
+                if not math.isfinite(batch_loss := run.batches[-1]["loss"]):
                     where = f"epoch {epoch}, batch {number + 1}, lr {config.lr:g}"
                     raise TrainingError(f"the loss is no longer a finite number ({where})")
-                bar.set_postfix_str(f"loss {now:.3f}", False)
+                bar.set_postfix_str(f"loss {batch_loss:.3f}", False)
                 if complete and time.monotonic() - saved > save_seconds:
                     save_state()
                     saved = time.monotonic()
@@ -263,12 +263,12 @@ def fit(
             run.timings.append(timing)
             run.lr, run.batches = 0.0, []
             if folder:
-                fit = {"timings": run.timings, "stopped": _ended(run.history, config)}
-                about = (extra or {}) | {"fit": fit, "config": asdict(config)}
-                now = Checkpoint(kept, preprocess, epoch, row, list(run.history), about)
-                if FitResult(run.history, [], "").best is row:
-                    save_checkpoint(folder / BEST, now)
-                save_checkpoint(folder / LAST, now)
+                result = {"timings": run.timings, "stopped": _stop_reason(run.history, config)}
+                details = (extra or {}) | {"fit": result, "config": asdict(config)}
+                current = Checkpoint(kept, preprocess, epoch, row, list(run.history), details)
+                if max(run.history, key=_score) is row:
+                    save_checkpoint(folder / BEST, current)
+                save_checkpoint(folder / LAST, current)
             for callback in on_epoch:
                 callback(epoch, kept.eval(), row | timing)
             accelerator.log({k.replace("_", "/", 1): v for k, v in (row | timing).items()}, epoch)
@@ -370,7 +370,7 @@ def forget_accelerator() -> None:
     GradientState._reset_state()
 
 
-def _share(accelerator, batches: Iterable, even: bool) -> DataLoader:
+def _prepare(accelerator, batches: Iterable, even: bool) -> DataLoader:
     """The batches of this process; `even`: as many as every other process has."""
     if not isinstance(batches, DataLoader):
         batches = DataLoader(list(batches), batch_size=1, collate_fn=itemgetter(0))
@@ -394,9 +394,9 @@ def _score(row: dict) -> float:
     return row.get("val_iou", -row["train_loss"])
 
 
-def _ended(history: list[dict], config: TrainConfig) -> str:
-    """Why there is no further epoch; "" where there is."""
-    best = FitResult(history, [], "").best.get("epoch", 0)
+def _stop_reason(history: list[dict], config: TrainConfig) -> str:
+    """Why the training ends after this epoch; "" if it goes on."""
+    best = max(history, key=_score, default={}).get("epoch", 0)
     if config.early_stop and len(history) - best >= config.early_stop:
         return "early stop"
     return "finished" if len(history) >= config.epochs else ""

@@ -30,8 +30,8 @@ from unetlib.matting import composite, cut_out, fit_cover
 from unetlib.paths import atomic, find_input
 from unetlib.predict import Predictor, resize_soft
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts")
-SUFFIXES += (".wmv", ".flv", ".3gp", ".ogv", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts")
+VIDEO_SUFFIXES += (".wmv", ".flv", ".3gp", ".ogv", ".gif")
 BATCH = 4  # frames: more were no faster on a CPU
 WORKERS = 4  # threads that cut out: each needs some hundred MB where frames are 4K
 # Colours as players expect them of HD, and even sides, as a colour may span 2×2 pixels.
@@ -58,7 +58,7 @@ def is_video(path: str | Path) -> bool:
     """By the suffix; a GIF with one frame is a photo."""
     suffix = Path(path).suffix.lower()
     if suffix != ".gif":
-        return suffix in SUFFIXES
+        return suffix in VIDEO_SUFFIXES
     with suppress(Exception), Image.open(path) as image:
         return image.is_animated
     return False  # opened as a photo, it fails with a message
@@ -75,25 +75,25 @@ def cut_video(
     even intervals and not cropped, HDR becomes sRGB, and nothing is more opaque than the source.
     `smooth` steadies the masks over time.
 
-    The target is there whole or not at all; a damaged source gives what can be read. Returns a line
-    that says how many frames. Raises ValueError for a request that cannot be met, OSError for files
-    that cannot be.
+    The target is written atomically; of a damaged source, all readable frames are kept. Returns a
+    line with the number of frames. Raises ValueError for options that do not fit together, OSError
+    for files that cannot be read or written.
     """
     source, target = Path(os.path.abspath(find_input(source))), Path(os.path.abspath(target))
     known = not target.is_dir() and target.suffix.lower() in VIDEO_FORMATS
     suffix = target.suffix.lower() if known else ""
-    behind, clear = recipe.background, recipe.background is None
+    background, clear = recipe.background, recipe.background is None
     if clear and suffix == ".mp4":
         raise ValueError(f"{target.name!r}: .mp4 has no transparency, write .webm or a folder")
     width, height, fps, converted, read, audio = probe(source)
-    if isinstance(behind, np.ndarray):  # made to fit once, not for each frame
-        behind = fit_cover(behind, height, width)
+    if isinstance(background, np.ndarray):  # made to fit once, not for each frame
+        background = fit_cover(background, height, width)
     steady, done = Steady(), 0
 
-    def cut(rgba: np.ndarray, seen: np.ndarray, soft: np.ndarray) -> np.ndarray:
+    def cut(rgba: np.ndarray, rgb: np.ndarray, soft: np.ndarray) -> np.ndarray:
         soft = resize_soft(soft, height, width)
-        result = cut_out(seen, soft, own_alpha=rgba[..., 3], **recipe.edge()).rgba
-        return over_background(result, seen, behind)
+        result = cut_out(rgb, soft, own_alpha=rgba[..., 3], **recipe.edge()).rgba
+        return over_background(result, rgb, background)
 
     def cut_all() -> Iterator[np.ndarray]:
         frames = iter(lambda: decoder.stdout.read(4 * width * height), 0)
@@ -102,12 +102,12 @@ def cut_video(
         runs = ((data, sum(1 for _ in same)) for data, same in groupby(frames))
         while batch := list(islice(runs, BATCH)):
             rgba = [np.frombuffer(data, np.uint8).reshape(height, width, 4) for data, _ in batch]
-            seen = [on_white(frame) for frame in rgba]
-            softs = predictor.predict_small(seen, recipe.size)
+            rgb = [on_white(frame) for frame in rgba]
+            softs = predictor.predict_small(rgb, recipe.size)
             if smooth:
                 shown = [float(n / fps) for _, n in batch]
-                softs = list(map(steady, softs, seen, shown))
-            for result, (_, n) in zip(pool.map(cut, rgba, seen, softs), batch, strict=True):
+                softs = list(map(steady, softs, rgb, shown))
+            for result, (_, n) in zip(pool.map(cut, rgba, rgb, softs), batch, strict=True):
                 yield from [result] * n
 
     output, opaque, transparent, sound = VIDEO_FORMATS[suffix]
@@ -144,7 +144,7 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
 
 
 class Steady:
-    """Steadies the small soft masks of a video: edges rest where the picture rests.
+    """Smooths the soft masks of a video over time: edges stay still where the picture does.
 
     Called with each mask, float32 (h, w), its frame, uint8 (H, W, 3), and the seconds that it is
     shown. A mean whose weight grows with the speed of the picture, as in the 1€ filter (Casiez et
@@ -169,7 +169,7 @@ class Steady:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[str]:
-    """Where ffmpeg writes pictures, which in the end replace those of `target`."""
+    """Yields the path that ffmpeg writes frames to; at the end they replace those in `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".part", ".frames.", target.parent) as part:
         yield part.replace("%", "%%") + "/frame_%05d.png"
@@ -185,22 +185,22 @@ def probe(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str]]:
     converted; arguments for ffmpeg to decode the frames as RGBA, and to add the sound, as stereo,
     to another video, none where there is no sound. Raises OSError where no frame can be read."""
     # 0:V is the first stream that is no cover picture of a song.
-    look = ["-i", str(path), "-map", "0:V:0", "-frames:v", "1", "-vf"]
-    look += ["scale='max(1,round(iw*sar))':ih,showinfo", "-f", "null", "-"]
-    said = FFmpeg(look, level="info").end()
-    streams, shape = said.partition("Output #0")[0], re.search(r" s:(\d+)x(\d+) ", said)
+    command = ["-i", str(path), "-map", "0:V:0", "-frames:v", "1", "-vf"]
+    command += ["scale='max(1,round(iw*sar))':ih,showinfo", "-f", "null", "-"]
+    log = FFmpeg(command, level="info").end()
+    streams, shape = log.partition("Output #0")[0], re.search(r" s:(\d+)x(\d+) ", log)
     if not shape:
-        why = "there is no video in it" if "matches no streams" in said else first_error(said)
+        why = "there is no video in it" if "matches no streams" in log else first_error(log)
         raise OSError(f"{path}: no frame of this video can be read ({why})")
     width, height = map(int, shape.groups())
-    fps = Fraction(re.search(r"frame_rate: (\d+/\d+)", said)[1])
+    fps = Fraction(re.search(r"frame_rate: (\d+/\d+)", log)[1])
     if fps > 60 and (mean := re.search(r"([\d.]+) fps", streams)):  # a finer grid than it uses
         fps = Fraction(max(60, round(float(mean[1]))))
     if path.suffix.lower() == ".gif":  # a grid that all changes lie on; ffmpeg proposes the mean
         with suppress(OSError), Image.open(path) as image:
             waits = [round(f.info.get("duration", 0) / 10) for f in ImageSequence.Iterator(image)]
             fps = Fraction(100, max(1, gcd(*(wait or 10 for wait in waits))))
-    tags = dict(re.findall(r"color_(\w+):(\S+)", said))
+    tags = dict(re.findall(r"color_(\w+):(\S+)", log))
     hdr, p3 = tags["trc"] in ("arib-std-b67", "smpte2084"), tags["primaries"].startswith("smpte43")
     convert = HDR if hdr else WIDE if p3 or tags["primaries"] == "bt2020" else ""
     primaries = matrix = "auto"  # as the film says; if it says nothing, as players take it
@@ -216,9 +216,9 @@ def probe(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str]]:
     start = re.search(r"Duration: .*, start: (-?[\d.]+)", streams)
     source = ["-copyts", "-itsoffset", str(-float(start[1]))] if start and audio else []
     source += ["-i", str(path)]
-    even = f"fps={fps}:start_time=0,setparams=color_primaries={primaries}:colorspace={matrix},"
-    even += f"{convert}scale={width}:{height}"
-    frames = [*decoder, *source, "-map", "0:V:0", "-vf", even, "-f", "rawvideo"]
+    filters = f"fps={fps}:start_time=0,setparams=color_primaries={primaries}:colorspace={matrix},"
+    filters += f"{convert}scale={width}:{height}"
+    frames = [*decoder, *source, "-map", "0:V:0", "-vf", filters, "-f", "rawvideo"]
     sound = [*source, "-map", f"1:a:{audio[0][0]}", "-ac", "2"] if audio else []
     if audio and (kind := re.search(r"\d channels|ambisonic", audio[0][1])):
         right = 0 if kind[0] == "ambisonic" else 1  # nobody knows which is left; W is all around
@@ -247,7 +247,7 @@ class FFmpeg(subprocess.Popen):
         self.end()
 
     def end(self) -> str:
-        """Waits for its end, when it gets and gives no more; returns what it has said."""
+        """Closes the pipes, waits until the process ends, and returns its log."""
         for pipe in filter(None, (self.stdin, self.stdout)):
             with suppress(OSError):  # what is left may not be taken any more
                 pipe.close()
@@ -256,7 +256,7 @@ class FFmpeg(subprocess.Popen):
         return self.log.read().decode("utf-8", "replace")
 
 
-def first_error(said: str) -> str:
+def first_error(log: str) -> str:
     """ffmpeg's first error, without the name of the part that says it."""
-    match = re.search(r"\[(?:error|fatal)\] (.*)", said)
+    match = re.search(r"\[(?:error|fatal)\] (.*)", log)
     return match[1].strip() if match else "ffmpeg gives no reason"

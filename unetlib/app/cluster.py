@@ -56,8 +56,8 @@ def check(address: str) -> None:
 def run(
     cut: Callable, load: Callable, tasks: list[Task], address: str, workers: int | None, gpus, debug
 ) -> Iterator[tuple[Path, str, str]]:
-    """Yields what `cut` returns of each photo, in the order in which they are done: the photo, what
-    is to be said of it, and the reason if it failed.
+    """Yields what `cut` returns for each photo, as they finish: (photo, note, reason of a failure),
+    the last two "" if there is none.
 
     cut, load: see Worker. address: of a cluster, or "local": one of our own, which ends with the
     run. workers: None: as many as there are cores, or GPUs. Raises ConnectionError, RuntimeError.
@@ -87,13 +87,13 @@ def run(
         most = int(ray.cluster_resources().get(unit.upper(), 0))
         if not most:
             raise RuntimeError(f"the cluster of Ray at {address} has no {unit.upper()}")
-        left = dict(enumerate(tasks))
+        pending = dict(enumerate(tasks))
         # then one by one what was handed out, or waited, with a photo that kills its worker
         for batch, waits in ((BATCH, 2), (1, 1)):
-            parts = math.ceil(len(left) / batch)
+            parts = math.ceil(len(pending) / batch)
             size = min(workers or most, most, parts)
             with catch_warnings(action="ignore"):  # before Ray 2.64 retries have no other place
-                answers = from_items([*left], override_num_blocks=parts).map_batches(
+                answers = from_items([*pending], override_num_blocks=parts).map_batches(
                     Worker,
                     fn_constructor_args=(cut, load, tasks),
                     batch_size=batch,
@@ -103,13 +103,13 @@ def run(
                 )
             try:
                 for row in answers.iter_rows():
-                    yield left.pop(row["item"])[0], *json.loads(row["answer"])
+                    yield pending.pop(row["item"])[0], *json.loads(row["answer"])
             except RayError as error:
                 if debug:
                     raise
                 reason = str(error).strip().splitlines()[-1]  # of the traceback from the worker
                 raise RuntimeError(f"Ray's workers did not start or were lost: {reason}") from error
-            if not left:
+            if not pending:
                 return
-        for source, _ in left.values():
+        for source, _ in pending.values():
             yield source, "", "the worker that cut it died each time (out of memory?)"

@@ -68,13 +68,13 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     from unetlib.predict import Predictor
 
     names = ("mask_only", "comparison", "format", "video_format")
-    masks, compared, format, film = (options.pop(name) for name in names)
+    mask_only, comparison, format, video_format = (options.pop(name) for name in names)
     recipe, files = Recipe(**options), map(pretrained.find, network)
     weights = [pretrained.name_of(path) or path for path in files]  # other machines know names
-    kinds = [*OUTPUTS[: 2 if masks else 3], *OUTPUTS[3:] * compared]
-    film = film or ("webm" if recipe.background is None else "mp4")
+    kinds = [*OUTPUTS[: 2 if mask_only else 3], *OUTPUTS[3:] * comparison]
+    video_format = video_format or ("webm" if recipe.background is None else "mp4")
     photo_ends = {kind: f"_{kind}.{format}" for kind in kinds}
-    film_ends = {"video": f"_foreground.{film}".removesuffix(".frames")}
+    film_ends = {"video": f"_foreground.{video_format}".removesuffix(".frames")}
     folder, file = find_target(into, stdin="-" in inputs)
     if file and file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it")
@@ -98,15 +98,15 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
             for group, each, run in ((photos, flip, pool.map), (films, bool(flip), map)):
                 if not group:
                     continue
-                far = ray if group is photos else None
-                alone = not far and (group is films or len(group) == 1)  # a file has all cores
+                address = ray if group is photos else None
+                alone = not address and (group is films or len(group) == 1)  # a file has all cores
                 load = partial(Predictor, weights, flip=each, threads=None if alone else 1)
-                predictor = load("auto" if far else device)
-                about = predictor.describe(recipe.size) + f", by Ray on {device}" * bool(far)
+                predictor = load("auto" if address else device)
+                about = predictor.describe(recipe.size) + f", by Ray on {device}" * bool(address)
                 click.echo(f"network: {' + '.join(network)}: {about}", err=True)
-                if far:
+                if address:
                     gpus, load = "cuda" in device, partial(load, device)
-                    results = cluster.run(cut_one, load, group, far, jobs, gpus, debug)
+                    results = cluster.run(cut_one, load, group, address, jobs, gpus, debug)
                     results = map(done.append, results)
                 else:
                     work = partial(cut_one, predictor)
@@ -160,7 +160,7 @@ def cut_file(recipe, smooth, format, debug, predictor, source, targets) -> tuple
 def find_target(into: str | None, stdin: bool) -> tuple[Path, Path | None]:
     """(folder, None), or (its folder, file): a suffix is what a format has."""
     from unetlib.data.images import SUFFIXES
-    from unetlib.video import SUFFIXES as VIDEOS
+    from unetlib.video import VIDEO_SUFFIXES
 
     if "://" in str(into):
         raise ValueError(f"{into}: results go into a folder, only photos are read from there")
@@ -169,7 +169,7 @@ def find_target(into: str | None, stdin: bool) -> tuple[Path, Path | None]:
             raise ValueError("standard output is closed: name a file with -o FILE")
         return Path.cwd(), STDOUT
     path = Path(os.path.abspath(user_path(into or resolve("outputs/cutouts"))))
-    if path.is_dir() or path.suffix.lower() not in {*SUFFIXES, *VIDEOS}:
+    if path.is_dir() or path.suffix.lower() not in {*SUFFIXES, *VIDEO_SUFFIXES}:
         return path, None
     return path.parent, path
 
@@ -192,8 +192,8 @@ class Remote(PurePosixPath):
         from pyarrow.fs import FileSelector
 
         system, path = self.at()
-        known = [info for info in [system.get_file_info(path)] if info.is_file]
-        for info in known or system.get_file_info(FileSelector(path, recursive=True)):
+        single = [info for info in [system.get_file_info(path)] if info.is_file]
+        for info in single or system.get_file_info(FileSelector(path, recursive=True)):
             if info.is_file:
                 one = self / info.path[len(path) :].lstrip("/")
                 one.seconds = info.mtime.timestamp()
@@ -219,9 +219,9 @@ def find_tasks(found, photo_ends, film_ends, file, overwrite, errors) -> Iterato
         ends = film_ends if film else photo_ends
         targets = {kind: Path(base + end) for kind, end in ends.items()}
         if file:
-            known = FILMS if film else PICTURES
-            if file.suffix[1:].lower() not in known and (film or file is not STDOUT):
-                raise ValueError(f"{file} is no folder, and files end in .{', .'.join(known)}")
+            formats = FILMS if film else PICTURES
+            if file.suffix[1:].lower() not in formats and (film or file is not STDOUT):
+                raise ValueError(f"{file} is no folder, and files end in .{', .'.join(formats)}")
             targets = {[*ends][-1]: file}
         try:
             for path in targets.values():
@@ -237,8 +237,8 @@ def is_newer(target: Path, source: Path) -> bool:
     file = target / "frame_00001.png" if target.is_dir() else target
     made = file.stat() if file.is_file() else None
     remote = isinstance(source, Remote)
-    given = source.seconds if remote else source.exists() and source.stat().st_mtime
-    return bool(made and given and made.st_size and made.st_mtime >= given)  # stdin has no date
+    mtime = source.seconds if remote else source.exists() and source.stat().st_mtime
+    return bool(made and mtime and made.st_size and made.st_mtime >= mtime)  # stdin has no date
 
 
 def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, str]]:
@@ -246,9 +246,9 @@ def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, 
     `into`, below the folder's name where there are several inputs. Links to folders are not
     followed, nor is the output folder searched."""
     from unetlib.data.images import SUFFIXES
-    from unetlib.video import SUFFIXES as VIDEOS
+    from unetlib.video import VIDEO_SUFFIXES
 
-    suffixes = {*SUFFIXES, *VIDEOS} - {".ts"}  # .ts: programs
+    suffixes = {*SUFFIXES, *VIDEO_SUFFIXES} - {".ts"}  # .ts: programs
     for text in inputs:
         try:
             if "://" in text:

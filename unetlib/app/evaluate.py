@@ -92,12 +92,12 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     notes += ["The threshold was picked on these very photos: it flatters"] * (threshold == "best")
     board = compare(found)
     top = board[0]["name"]
-    said = write(folder, found, board, list(dict.fromkeys(notes)))
-    for part in said:
+    report = write(folder, found, board, list(dict.fromkeys(notes)))
+    for part in report:
         plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
         click.echo(html.unescape(plain))
     try:
-        draw(folder / FILES[0], said, found[top], predictors[top], pairs, ", ".join(found))
+        render(folder / FILES[0], report, found[top], predictors[top], pairs, ", ".join(found))
     except ImportError as error:  # the base installation measures the same
         click.echo(f"no page: {error}")
     click.echo(f"written to {folder}")
@@ -127,12 +127,12 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
 
     name, best, error = (board[0][key] for key in ("name", "best_threshold", "calibration_error"))
     one, scores = found[name], record["scores"][name]
-    said = ["\n".join(f"- {code(note.strip())}" for note in notes)]
+    report = ["\n".join(f"- {code(note.strip())}" for note in notes)]
     if len(found) > 1:
-        said += ["## Which is the best, and is it better or was it luck?", record["networks"]]
-    said += [f"## Scores of {code(name)} at threshold {one.threshold:g}"]
-    said += [[{"score": known[key].label} | scores[key] for key in known if key in scores]]
-    said += [f"Best threshold {best:g} (by IoU), calibration error {error:.3f}"]
+        report += ["## Which is the best, and is it better or was it luck?", record["networks"]]
+    report += [f"## Scores of {code(name)} at threshold {one.threshold:g}"]
+    report += [[{"score": known[key].label} | scores[key] for key in known if key in scores]]
+    report += [f"Best threshold {best:g} (by IoU), calibration error {error:.3f}"]
     if "hard" in one.columns:
         iou, rows = np.asarray(one.columns["iou"]), []
         for key in DIFFICULTIES:
@@ -140,8 +140,8 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
             part = np.digitize(values, np.quantile(values, [0.25, 0.5, 0.75]), right=True)
             means = {str(n + 1): iou[part == n].mean() if n in part else None for n in range(4)}
             rows.append({"quarter": key} | means)
-        said += ["## IoU from the easiest quarter of photos to the hardest", rows]
-    return said
+        report += ["## IoU from the easiest quarter of photos to the hardest", rows]
+    return report
 
 
 def as_text(rows: list[dict]) -> str:
@@ -155,8 +155,8 @@ def as_text(rows: list[dict]) -> str:
     return "\n".join(form.format(*line) for line in lines)
 
 
-def draw(page: Path, said: list, one, predictor, pairs: list, names: str) -> None:
-    """The page: what is said, and of one network the worst and the best photos, with pictures.
+def render(page: Path, report: list, one, predictor, pairs: list, names: str) -> None:
+    """Writes the page: `report`, then the worst and the best photos of one network.
     Raises ImportError without the extra "course"."""
     need("nbconvert", "pandas", extra="course")
     import pandas as pd
@@ -167,7 +167,7 @@ def draw(page: Path, said: list, one, predictor, pairs: list, names: str) -> Non
     from unetlib.plots import contact_sheet, error_map
     from unetlib.scores import SALIENCY, SCORES
 
-    tables = [p if isinstance(p, str) else pd.DataFrame(p).set_index([*p[0]][0]) for p in said]
+    tables = [p if isinstance(p, str) else pd.DataFrame(p).set_index([*p[0]][0]) for p in report]
     table, known = one.table.set_index("id").sort_values("iou"), SCORES | SALIENCY
     shown, files = [], {pair.id.encode(errors="backslashreplace").decode(): pair for pair in pairs}
     for id, iou in pd.concat([table[:WORST], table[WORST:][-BEST:]])["iou"].items():

@@ -47,8 +47,8 @@ def code_cells(notebook) -> list:
 
 def check_cells(notebook) -> dict[str, Any]:
     """The check cells of a notebook of the course by grade_id, as nbgrader's metadata tells."""
-    about = [(cell.metadata.get("nbgrader", {}), cell) for cell in code_cells(notebook)]
-    return {nbgrader.grade_id: cell for nbgrader, cell in about if nbgrader.get("grade")}
+    tagged = [(cell.metadata.get("nbgrader", {}), cell) for cell in code_cells(notebook)]
+    return {nbgrader.grade_id: cell for nbgrader, cell in tagged if nbgrader.get("grade")}
 
 
 def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
@@ -110,35 +110,35 @@ class Grader:
         fails, it has none, and the flags say why: the others are graded all the same."""
         import pandas as pd
 
-        place, out_of = Path(tempfile.mkdtemp(dir=self.work)), sum(i["points"] for i in self.items)
+        temp, out_of = Path(tempfile.mkdtemp(dir=self.work)), sum(i["points"] for i in self.items)
         grade = {"submission": folder.name, "points": 0, "out_of": out_of, "flags": ""}
         try:
-            grade |= self.rerun(folder, place)
+            grade |= self.rerun(folder, temp)
             write_atomic(folder / "grade.json", json.dumps(grade, indent=2).encode())
             table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
             points = f"## {grade['points']:g} of {out_of:g} points"
             write_page(folder / "grade.html", folder.name, [points, code(grade["flags"]), table])
         except Exception as error:
             grade |= {"points": 0, "flags": f"not graded: {error}", "items": []}
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temp, ignore_errors=True)
         click.echo(f"  {folder.name:<24} {grade['points']:g} of {out_of:g}")
         return grade
 
-    def rerun(self, folder: Path, place: Path) -> dict:
-        """Points, flags and items of grade.json, from a copy in `place`."""
+    def rerun(self, folder: Path, temp: Path) -> dict:
+        """Points, flags and items of grade.json, from a copy in `temp`."""
         import nbformat
 
-        copy = place / "submission"
+        copy = temp / "submission"
         shutil.copytree(folder, copy, ignore=UNWANTED, symlinks=True)
         for link in [path for path in copy.rglob("*") if path.is_symlink()]:
             link.unlink()  # it may lead out of the submission
-        (place / "outputs").mkdir()
+        (temp / "outputs").mkdir()
         record = find_file(copy, "metrics.json")
-        outputs = [record.parent if record else copy, place / "outputs"]
-        facts = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}}
+        outputs = [record.parent if record else copy, temp / "outputs"]
+        results = {"outputs": outputs, "notebook": {}, "exercise": {}, "scores": {}}
         flags, items = "", []
         try:
-            facts["scores"] = self.measure(copy, outputs[0], place)
+            results["scores"] = self.measure(copy, outputs[0], temp)
         except Exception as error:  # a file may be broken in any way
             flags = str(error)[:1000]
         end = time.monotonic() + 8 * self.timeout + START * len(self.course)
@@ -147,45 +147,45 @@ class Grader:
             if path := find_file(copy, f"*{stem[:3]}*.ipynb"):
                 try:
                     notebook = run.read_notebook(path)
-                    use_own_checks(notebook, original, place)
+                    use_own_checks(notebook, original, temp)
                     nbformat.write(notebook, path)
                     for _ in range(2):  # kernels that start at the same time may take one port
                         seconds = min(START + 4 * self.timeout, end - time.monotonic())
-                        arguments = [path, f"{self.timeout:g}"], place, seconds
+                        arguments = [path, f"{self.timeout:g}"], temp, seconds
                         problem = self.run_limited(__name__, *arguments)
                         notebook = run.read_notebook(path)
                         if any(cell.execution_count for cell in code_cells(notebook)):
                             break
                 except ValueError as error:
                     problem = str(error)
-            facts["notebook"][stem], hints = read_executed(notebook, original, problem)
-            facts["exercise"] |= {(stem, name): why for name, why in hints.items()}
+            results["notebook"][stem], hints = read_executed(notebook, original, problem)
+            results["exercise"] |= {(stem, name): why for name, why in hints.items()}
         for item in self.items:
-            share, reason = share_of(item, facts)
+            share, reason = share_of(item, results)
             row = {"title": item["title"], "points": round(share * item["points"], 2)}
             items.append(row | {"out_of": item["points"], "reason": reason})
         points = round(sum(row["points"] for row in items), 2)
         return {"points": points, "flags": flags, "items": items}
 
-    def measure(self, copy: Path, handed_in: Path, place: Path) -> dict[str, float]:
+    def measure(self, copy: Path, handed_in: Path, temp: Path) -> dict[str, float]:
         """The scores of the checkpoint that was handed in. Raises ValueError if those in
         metrics.json are others, or if something is missing."""
         record, notebook = run.read_record(handed_in), find_file(copy, "*04_*.ipynb")
-        claimed, about = record["evaluation"], record["run"]
+        claimed, settings = record["evaluation"], record["run"]
         if not claimed:
             raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
         if claimed.get("source") != "synthetic":
             raise ValueError("the scores are of photos that cannot be drawn again")
         asked = SETTINGS | (run.declared_parameters(notebook) if notebook else {})
-        asked |= run.PRESETS.get(about.get("preset"), {}) | about.get("parameters", {})
+        asked |= run.PRESETS.get(settings.get("preset"), {}) | settings.get("parameters", {})
         count, size, seed = (int(asked[key]) for key in SETTINGS)
-        drawn = f"synthetic:{place}/photos?count={count}&size={size}"
+        drawn = f"synthetic:{temp}/photos?count={count}&size={size}"
         command = ["evaluate", handed_in / "checkpoints" / "best_model.pth", "--source", drawn]
         command += ["--seed", seed, "--threshold", claimed.get("threshold", 0.5)]
-        command += ["--no-difficulty", "-o", place / "measured"]
-        if reason := self.run_limited("unetlib", command, place, 600 + self.timeout):
+        command += ["--no-difficulty", "-o", temp / "measured"]
+        if reason := self.run_limited("unetlib", command, temp, 600 + self.timeout):
             raise ValueError(f"the network could not be measured: {reason}")
-        measured = json.loads((place / "measured" / "metrics.json").read_text())
+        measured = json.loads((temp / "measured" / "metrics.json").read_text())
         (scores,) = measured["scores"].values()
         means = {name: s["mean"] for name, s in scores.items() if s["mean"] is not None}
         for name, value in means.items():
@@ -194,27 +194,27 @@ class Grader:
                 raise ValueError(f"forged: {name} {claim!s:.9}, measured was {value:.3f}")
         return means | {"photos": measured["photos"]}
 
-    def run_limited(self, module: str, arguments: list, place: Path, seconds: float) -> str:
+    def run_limited(self, module: str, arguments: list, temp: Path, seconds: float) -> str:
         """Run a module in a process of its own, and end all that it started. Returns why it was
         stopped ("it took more than 4 GB of memory") or failed, else ""."""
         import psutil
 
-        environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(place))
+        environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(temp))
         environment["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
         environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
         command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
-        end, reason, log = time.monotonic() + seconds, "", place / "log.txt"
+        end, reason, log = time.monotonic() + seconds, "", temp / "log.txt"
         with open(log, "wb") as file:
-            options = {"cwd": place, "env": environment, "stdout": file, "stderr": file}
+            options = {"cwd": temp, "env": environment, "stdout": file, "stderr": file}
             options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
             process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
-            taken = sum(one.info["memory_info"].rss for one in processes_of(place)) / 1e9
+            taken = sum(one.info["memory_info"].rss for one in processes_of(temp)) / 1e9
             if time.monotonic() > end:
                 reason = f"it took longer than {seconds:.0f} s"
             elif taken > self.memory:
                 reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
-        while living := processes_of(place):  # what forks meanwhile is found in the next round
+        while living := processes_of(temp):  # what forks meanwhile is found in the next round
             for one in living:
                 with suppress(psutil.Error):
                     one.kill()
@@ -227,12 +227,12 @@ class Grader:
         return reason
 
 
-def processes_of(place: Path) -> list:
+def processes_of(temp: Path) -> list:
     """All processes that a submission started, also those that cut the ties to their parents: they
     inherited its folder as UNETLIB_ROOT."""
     import psutil
 
-    found, root = psutil.process_iter(["environ", "memory_info"]), str(place)
+    found, root = psutil.process_iter(["environ", "memory_info"]), str(temp)
     return [one for one in found if (one.info["environ"] or {}).get("UNETLIB_ROOT") == root]
 
 
@@ -256,14 +256,14 @@ def run_cells(path: str, seconds: str) -> None:
     NotebookClient(notebook, kernel_name="python3", **options).execute(cwd=Path(path).parent)
 
 
-def use_own_checks(notebook, original, place: Path) -> None:
+def use_own_checks(notebook, original, temp: Path) -> None:
     """Put the course's checks and the smallest preset into a submission's notebook."""
-    values = run.SMOKE | {"outputs_dir": f"{place}/outputs", "data_dir": f"{place}/data"}
+    values = run.SMOKE | {"outputs_dir": f"{temp}/outputs", "data_dir": f"{temp}/data"}
     lines, own = [f"{key} = {value!r}" for key, value in values.items()], check_cells(original)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-        about = cell.metadata.pop("nbgrader", None)
-        if isinstance(about, dict) and (name := about.get("grade_id")) in own:
+        nbgrader = cell.metadata.pop("nbgrader", None)
+        if isinstance(nbgrader, dict) and (name := nbgrader.get("grade_id")) in own:
             cell.source, cell.metadata = IMPORT + own[name].source, own[name].metadata
         elif "\noutputs_dir = " in f"\n{cell.source}":  # also where papermill put it
             cell.source = "\n".join([cell.source, *lines])
@@ -285,26 +285,26 @@ def read_executed(notebook, original, stopped: str) -> tuple[tuple[float, str], 
     return (ran / count, f"{ran} of {count} cells ran. {problem}"[:600]), hints
 
 
-def share_of(item: dict, facts: dict) -> tuple[float, str]:
+def share_of(item: dict, results: dict) -> tuple[float, str]:
     """Which share of an item's points there is, and why."""
     kind, name, limit = item["kind"], item["name"], item.get("at_least", item.get("at_most", 1))
     if kind == "notebook":
-        return facts["notebook"][name]
+        return results["notebook"][name]
     if kind == "exercise":
-        asked = {key[1]: why for key, why in facts["exercise"].items() if name in ("all", *key)}
+        asked = {key[1]: why for key, why in results["exercise"].items() if name in ("all", *key)}
         wrong = [f"{exercise}: {why}" for exercise, why in asked.items() if why]
         return 1 - len(wrong) / max(1, len(asked)), "; ".join(wrong) or "solved"
     if kind == "file":
         least = item.get("at_least_bytes", 1)
-        files = [file for folder in facts["outputs"] for file in folder.glob(name)]
+        files = [file for folder in results["outputs"] for file in folder.glob(name)]
         count = len({file.name for file in files if file.lstat().st_size >= least})
         return count >= limit, f"{count} such files, asked is {limit:g}"
-    if name not in facts["scores"]:
+    if name not in results["scores"]:
         return 0, "the scores do not count, see the flags"
-    value, sign = facts["scores"][name], -1 if "at_most" in item else 1
+    value, sign = results["scores"][name], -1 if "at_most" in item else 1
     steps = {limit: item["points"]} | item.get("partial", {})
     reached = [points for step, points in steps.items() if sign * value >= sign * step]
-    reason = f"{name} {value:.3f} on {facts['scores']['photos']:g} photos, asked is {limit:g}"
+    reason = f"{name} {value:.3f} on {results['scores']['photos']:g} photos, asked is {limit:g}"
     return max(reached, default=0) / (item["points"] or 1), reason
 
 

@@ -154,8 +154,8 @@ def execute(notebook: Path, folder: Path, parameters: dict, timeout: float) -> s
 
 
 def keep_earlier(checkpoints: Path) -> None:
-    """Before others take their place: copies of a folder's checkpoints, under their dates. Not of
-    what lies in a run's folder."""
+    """Copies a folder's checkpoints, with their dates in the names, before new ones replace them;
+    except those that a run's folder has, too."""
     for path in list(checkpoints.glob("????_model.*")):
         copies = resolve(RUNS).glob(f"*/checkpoints/{path.name}")
         if not any(filecmp.cmp(path, copy, shallow=False) for copy in copies):

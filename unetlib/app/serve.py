@@ -33,8 +33,8 @@ SETTINGS = [
 
 
 def find_settings(ctx: click.Context, _, config: str | None) -> None:
-    """Makes what a file says, and the environment, which wins, the defaults of SETTINGS. Raises
-    ValueError for a wrong file, and a wrong name."""
+    """Sets the defaults of SETTINGS from a file and from the environment, which wins. Raises
+    ValueError for a bad file and for an unknown name."""
     need("fastapi_offline", "pythonjsonlogger", "yaml", extra="serve")
     known = [setting.name for setting in SETTINGS]
     file = next(filter(os.path.isfile, FILES), None) if config is None else find_input(config)
@@ -57,12 +57,6 @@ def command(name: str, short_help: str, **defaults):
     return click.command(name, Command, short_help=short_help, **options)
 
 
-def start(ready: str, settings: dict, browser: bool = False) -> None:
-    from unetlib.app.server import run  # only now: it loads much
-
-    run(SimpleNamespace(**settings), ready, browser)
-
-
 @command("serve", "A server that cuts out photos: REST, a page.")
 def serve(**settings) -> None:
     """Cut out photos that are sent to this server, and show a page for people at /.
@@ -70,7 +64,9 @@ def serve(**settings) -> None:
     The options are settings as well, by the same names: in serve.yaml or serve.json (--config), and
     in the environment, as UNETLIB_SERVE_PORT. Options win over the environment, and that over the
     file. /docs lists the routes. SIGTERM ends it when what runs is done."""
-    start("Serving on {}", settings)
+    from unetlib.app.server import run
+
+    run(SimpleNamespace(**settings), "Serving on {}")
 
 
 @command("app", "The web page for cutting out photos.", port=0)
@@ -79,4 +75,6 @@ def app(browser: bool, **settings) -> None:
     """Serve the page until Ctrl-C. Photos stay on this machine, for half an hour.
 
     It is `unetlib serve` with a free port and a browser, and has its settings."""
-    start("The app: {} (Ctrl-C ends it)", settings, browser)
+    from unetlib.app.server import run
+
+    run(SimpleNamespace(**settings), "The app: {} (Ctrl-C ends it)", browser)

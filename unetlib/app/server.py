@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Literal
+from urllib.parse import quote
 from uuid import uuid4
 
 import cv2
@@ -54,8 +55,7 @@ from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
 
 OUTPUTS = {"foreground": "foreground", "mask": "mask_binary", "soft": "mask_soft"}
-DRAIN_SECONDS = 2  # in which a refused upload may still be sent
-CHUNK = 2**18  # bytes of an answer that are sent at a time
+DRAIN_SECONDS, CHUNK = 2, 2**18  # for the rest of a refused upload; bytes sent at a time
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}
 CODES = {404: "not_found", 405: "method"}  # of what Starlette refuses
 LIMITS = "workers", "queue", "seconds", "upload_mb", "megapixels", "buffer_mb", "files"
@@ -73,16 +73,16 @@ MultiPartParser.spool_max_size = 0  # no upload is written to a disk: Gateway li
 class RequestError(HTTPException):
     """A request that gets an error: its HTTP status, a word for programs, a sentence."""
 
-    def __init__(self, status: int, code: str, message: str):
-        super().__init__(status, message, HEADERS.get(status))
+    def __init__(self, status: int, code: str, message: str, headers: dict | None = None):
+        super().__init__(status, message, headers or HEADERS.get(status))
         self.code = code
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """What a client is told of an error, which is counted."""
-    text = str(error)
+    """Converts any error to a RequestError for the client, and counts it."""
+    text, headers = str(error), None
     match error:
-        case HTTPException(status_code=status, detail=text):
+        case HTTPException(status_code=status, detail=text, headers=headers):
             code = getattr(error, "code", CODES.get(status, "bad_request"))
         case RuntimeError(__cause__=RequestError()):  # an answer had begun
             return as_request_error(error.__cause__)
@@ -108,7 +108,7 @@ def as_request_error(error: Exception) -> RequestError:
             status, code, text = 500, "unexpected", "the server's log says more"
             log.error("unexpected", exc_info=error)
     errors.labels(code).inc()
-    return RequestError(status, code, text)
+    return RequestError(status, code, text, headers)
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
@@ -149,20 +149,22 @@ class RembgParameters(BaseModel):
 async def read(request: Request, parameters: type[BaseModel], limit: int = 1):
     """What is sent, as (parameters, 1 to `limit` photos): a form, or a photo as the body itself;
     parameters may stand in the address as well. Raises ValidationError and HTTPException."""
-    given, photos = dict(request.query_params), []
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    values, photos = dict(request.query_params), []
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         for name, value in (await request.form(max_fields=50)).multi_items():
+            if not (isinstance(value, str) or value.filename or value.size):
+                continue  # a file that was not chosen
             if name in ("file", "files") and not isinstance(value, str):
                 photos.append(value)
             else:
-                given[name] = value
+                values[name] = value
     elif body := await request.body():
         photos = [UploadFile(io.BytesIO(body))]
     if not 1 <= len(photos) <= limit:
         expected = "one photo as `file`" if limit == 1 else f"1 to {limit} photos as `files`"
         text = f"send {expected}, not {len(photos)}"
         raise RequestError(422, "too_many_photos" if photos else "no_photo", text)
-    return parameters(**given), photos
+    return parameters(**values), photos
 
 
 @dataclass(eq=False)
@@ -170,10 +172,11 @@ class Job:
     """A request, from its first byte to the last of its answer."""
 
     id: str
-    max_bytes: float = 0  # bytes that it may have
+    max_bytes: float  # bytes that it may have
     received: int = 0  # bytes that came
     unread: bool = True  # there are more of them
     awaited: bool = False  # a client waits for what is made of its photos
+    timeout: asyncio.Timeout | None = None  # of those
     future: Future = field(default_factory=Future)  # of what a thread does for it
 
 
@@ -201,63 +204,64 @@ class Gateway:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start, request = time.perf_counter(), Request(scope)
-        given = request.headers.get("x-request-id", "")
-        job = Job(given if re.fullmatch(r"[\w.-]{1,64}", given) else uuid4().hex)
+        sent_id = request.headers.get("x-request-id", "")
+        id = sent_id if re.fullmatch(r"[\w.-]{1,64}", sent_id) else uuid4().hex
+        upload = request.url.path.endswith("/upload")  # of the page, which takes several photos
+        job = Job(id, 1e6 * (self.settings.buffer_mb if upload else 1))
         request.state.job = job
-        facts = {"id": job.id, "client": request.client and request.client.host}
-        facts |= {"method": request.method, "status": 499, "bytes": 0}  # 499: the client went away
+        entry = {"id": job.id, "client": request.client and request.client.host}
+        entry |= {"method": request.method, "status": 499, "bytes": 0}  # 499: the client went away
 
         async def receive_counted():
             message = await receive()
             job.received += len(message.get("body", b""))
             job.unread = message.get("more_body", False)
-            if job.awaited:
-                self.check(job, job.received)
+            self.check_limits(job, job.received)
             return message
 
         async def send_logged(message):
             if message["type"] == "http.response.start":
-                facts["status"], headers = message["status"], [(b"x-request-id", job.id.encode())]
-                if facts["status"] >= 400:  # a client that is still sending would not read it
+                entry["status"], headers = message["status"], [(b"x-request-id", job.id.encode())]
+                if entry["status"] >= 400:  # a client that is still sending would not read it
                     with suppress(TimeoutError):
                         async with asyncio.timeout(DRAIN_SECONDS):
-                            while job.unread:
-                                await receive_counted()
+                            while job.unread and "expect" not in request.headers:
+                                job.unread = (await receive()).get("more_body", False)
                     headers += [(b"connection", b"close")] * job.unread
                 message["headers"] = [*message["headers"], *headers]
-            facts["bytes"] += len(message.get("body", b""))
+            entry["bytes"] += len(message.get("body", b""))
             await send(message)
 
-        with suppress(Exception, asyncio.CancelledError):  # `refuse` told it to who still listens
+        with suppress(Exception, asyncio.CancelledError):  # error_response has answered
             await self.app(scope, receive_counted, send_logged)
         if job in self.jobs:  # until its thread ends, which cannot be stopped, it keeps its slot
             loop = asyncio.get_running_loop()
             job.future.cancel()
             job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self.release, job))
         took, route = time.perf_counter() - start, getattr(scope.get("route"), "path", "page")
-        requests.labels(route, facts["status"]).inc()
+        requests.labels(route, entry["status"]).inc()
         seconds.labels(route).observe(took)
-        facts |= {"route": route, "received": job.received, "ms": round(1000 * took, 1)}
-        log.info("request", extra=facts)
+        entry |= {"route": route, "received": job.received, "ms": round(1000 * took, 1)}
+        log.info("request", extra=entry)
 
-    def check(self, job: Job, size: int) -> None:
-        """Raises Refused when the server stops, and where a request or all are too large."""
-        if self.stopping:
+    def check_limits(self, job: Job, size: int) -> None:
+        """Raises RequestError while stopping, and if this upload or all together are too large."""
+        if self.stopping and job.awaited:
             raise RequestError(*STOPPING)
         if size > job.max_bytes:
             raise RequestError(413, "upload_too_large", f"more than {job.max_bytes / 1e6:g} MB")
-        if sum(job.received for job in self.jobs) > 1e6 * self.settings.buffer_mb:
+        if job.awaited and sum(job.received for job in self.jobs) > 1e6 * self.settings.buffer_mb:
             raise RequestError(503, "queue_full", "too many uploads are waiting")
 
-    def is_key(self, given: bytes) -> bool:
+    def is_key(self, sent_key: bytes) -> bool:
         key = self.settings.api_key
-        return not key or hmac.compare_digest(given, key.encode())
+        return not key or hmac.compare_digest(sent_key, key.encode())
 
-    async def key(self, request: Request) -> None:
-        """Raises Refused for a key that is missing or wrong."""
-        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        given = request.headers.get("x-api-key", bearer).encode("latin-1")  # as it was sent
-        if not self.is_key(given):
+    async def require_key(self, request: Request) -> None:
+        """Raises RequestError for a missing or wrong key."""
+        bearer = re.sub("(?i)^bearer ", "", request.headers.get("authorization", ""))
+        sent_key = request.headers.get("x-api-key", bearer).encode("latin-1")  # as it was sent
+        if not self.is_key(sent_key):
             raise RequestError(401, "key", "a key is needed: X-API-Key or Authorization: Bearer")
 
     async def slot(self, request: Request):
@@ -269,10 +273,11 @@ class Gateway:
         job.max_bytes, job.awaited = 1e6 * settings.upload_mb * photos, True
         self.jobs.add(job)
         try:
-            self.check(job, int(request.headers.get("content-length", 0)))
-            async with asyncio.timeout(settings.seconds):
+            self.check_limits(job, int(request.headers.get("content-length", 0)))
+            async with asyncio.timeout(settings.seconds) as job.timeout:
                 yield
         except TimeoutError:
+            self.check_limits(job, 0)
             raise RequestError(504, "time", f"it took over {settings.seconds:g} seconds") from None
         finally:
             job.awaited = False
@@ -286,8 +291,8 @@ class Gateway:
                 ctypes.CDLL(None).malloc_trim(0)
 
     async def answer(self, request: Request, media_type: str, function, *args) -> Response:
-        """The bytes and the facts that function(self, *args) returns, in a thread of the pool. What
-        waits for one is refused when the server stops, and given up when its client goes away."""
+        """Runs function(self, *args) in a thread of the pool; it returns (content, values for X-
+        headers). A waiting job is refused while stopping, and cancelled if its client leaves."""
         job = request.state.job
         job.future = self.pool.submit(function, self, *args)
         done = asyncio.wrap_future(job.future)
@@ -298,31 +303,34 @@ class Gateway:
                 raise RequestError(*STOPPING)
         content, facts = done.result()
         job.future = Future()  # the other one would hold the result when memory is given back
-        headers = {f"X-{name.title()}": str(value) for name, value in facts.items()}
+        headers = {f"X-{name.title()}": quote(str(value)) for name, value in facts.items()}
         headers["Content-Length"] = str(len(content))
         # in pieces: an answer that is read slowly keeps its slot
         chunks = (content[start : start + CHUNK] for start in range(0, len(content), CHUNK))
         return StreamingResponse(chunks, media_type=media_type, headers=headers)
 
 
-def cut(gateway: Gateway, given: Parameters, photo: UploadFile) -> tuple[bytes, dict]:
+def cut(gateway: Gateway, args: Parameters, photo: UploadFile) -> tuple[bytes, dict]:
     """The cut-out of a photo, and facts on it. Raises what `as_request_error` knows."""
-    start, background = time.perf_counter(), given.background
+    start, background = time.perf_counter(), args.background
     if isinstance(background, str):
         background = read_background(background, files=False)
     else:
-        background = np.asarray(load_image(background.file))
-    options = given.model_dump(include={"threshold", "refine", "crop", "size"})
-    network, recipe = gateway.networks.load(given.network), Recipe(background=background, **options)
+        try:
+            background = np.asarray(load_image(background.file))
+        except ImageError as error:
+            raise ValueError(f"background: {error}") from error
+    options = args.model_dump(include={"threshold", "refine", "crop", "size"})
+    network, recipe = gateway.networks.load(args.network), Recipe(background=background, **options)
     done = cut_photo(photo.file, network, recipe)
-    content = done.encode(OUTPUTS[given.output], given.format)
+    content = done.encode(OUTPUTS[args.output], args.format)
     height, width = done.photo.rgb.shape[:2]
     pixels.inc(width * height)
-    facts = {"size": f"{width}x{height}", "network": given.network or gateway.networks.default}
+    facts = {"size": f"{width}x{height}", "network": args.network or gateway.networks.default}
     return content, facts | {"milliseconds": round(1000 * (time.perf_counter() - start), 1)}
 
 
-def cut_batch(gateway: Gateway, given: Parameters, photos: list, job: Job) -> tuple[bytes, dict]:
+def cut_batch(gateway: Gateway, args: Parameters, photos: list, job: Job) -> tuple[bytes, dict]:
     """A zip of all that can be cut out, and report.json on each."""
     packed, report = io.BytesIO(), []
     with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
@@ -331,9 +339,9 @@ def cut_batch(gateway: Gateway, given: Parameters, photos: list, job: Job) -> tu
                 break
             name = photo.filename or "photo"
             stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
-            result = f"{number:02}_{stem}.{given.format}"
+            result = f"{number:02}_{stem}.{args.format}"
             try:
-                content, facts = cut(gateway, given, photo)
+                content, facts = cut(gateway, args, photo)
                 archive.writestr(result, content)
                 facts = {"status": 200, "result": result} | facts
             except Exception as error:
@@ -341,7 +349,7 @@ def cut_batch(gateway: Gateway, given: Parameters, photos: list, job: Job) -> tu
                 facts = {"status": failed.status_code, "error": failed.code}
                 facts["message"] = failed.detail
             report.append({"file": name} | facts)
-        archive.writestr("report.json", json.dumps(report, indent=1, ensure_ascii=False))
+        archive.writestr("report.json", json.dumps(report, indent=1))
     failed = sum(line["status"] != 200 for line in report)
     return packed.getvalue(), {"photos": len(report), "failed": failed}
 
@@ -367,7 +375,7 @@ def build(settings: SimpleNamespace) -> Gateway:
     origins = (settings.cors or "").replace(",", " ").split()
     cors = partial(CORSMiddleware, app, origins, ["*"], ["*"], expose_headers=["*"])
     gateway.app = cors() if origins else app
-    keyed = [Depends(gateway.key)]
+    keyed = [Depends(gateway.require_key)]
 
     def photo_route(path: str, parameters: type[BaseModel], **photos):
         """A route that needs a key and a slot; its form, for /docs, has these fields."""
@@ -380,20 +388,20 @@ def build(settings: SimpleNamespace) -> Gateway:
     async def remove_background(request: Request) -> Response:
         """A photo, in a form or as the body itself -> its cut-out. The parameters may stand in the
         address as well. A file named `background` comes behind the figure."""
-        given, [photo] = await read(request, Parameters)
-        return await gateway.answer(request, f"image/{given.format}", cut, given, photo)
+        args, [photo] = await read(request, Parameters)
+        return await gateway.answer(request, f"image/{args.format}", cut, args, photo)
 
     @photo_route("/api/remove", RembgParameters, file=UploadFile)
     async def as_rembg(request: Request) -> Response:
         """A photo -> its cut-out as PNG, for clients of rembg's server."""
-        given, [photo] = await read(request, RembgParameters)
-        return await gateway.answer(request, "image/png", cut, given.ours(), photo)
+        args, [photo] = await read(request, RembgParameters)
+        return await gateway.answer(request, "image/png", cut, args.ours(), photo)
 
     @photo_route("/batch-remove-background", Parameters, files=list[UploadFile])
     async def batch_remove_background(request: Request) -> Response:
         """Photos, each as `files` -> a zip of their cut-outs and of report.json."""
-        job, (given, files) = request.state.job, await read(request, Parameters, settings.files)
-        return await gateway.answer(request, "application/zip", cut_batch, given, files, job)
+        job, (args, files) = request.state.job, await read(request, Parameters, settings.files)
+        return await gateway.answer(request, "application/zip", cut_batch, args, files, job)
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
@@ -431,7 +439,9 @@ async def load_page(gateway: Gateway, stack: AsyncExitStack) -> FastAPI:
     host.add_middleware(CORSMiddleware)  # of no origin, else Gradio lets all of them in
     options = {"auth": (lambda user, password: gateway.is_key(password.encode())) if key else None}
     options |= {"footer_links": [], "run_history": False}
+    options |= {"app_kwargs": {"exception_handlers": {HTTPException: error_response}}}
     options |= {"max_file_size": int(1e6 * settings.upload_mb)}
+    page.has_launched = True  # else Gradio hands out any picture of this machine
     await asyncio.to_thread(mount_gradio_app, host, page, "/", **options)
     await stack.enter_async_context(host.router.lifespan_context(host))
     return host
@@ -441,9 +451,12 @@ class Server(uvicorn.Server):
     """uvicorn, which ends gently, with what `build` makes."""
 
     async def shutdown(self, sockets=None) -> None:
-        """What runs comes to its end, what waits or comes is refused, then the pages' streams."""
+        """Lets running jobs finish, refuses waiting and new ones, then ends the pages' streams."""
         gateway = self.config.app
         gateway.stopping = True
+        for job in gateway.jobs:
+            if job.awaited and job.unread:  # it may never come
+                job.timeout.reschedule(0)
         while gateway.jobs and not self.force_exit:
             await asyncio.sleep(0.05)
         for task in self.server_state.tasks:
@@ -464,11 +477,12 @@ def run(settings: SimpleNamespace, ready: str, browser: bool = False) -> None:
     handler.setFormatter(JsonFormatter(known, rename_fields=names, timestamp="time"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     log.setLevel(logging.INFO)
+    logging.captureWarnings(True)  # of odd photos
     options = {"log_config": None, "access_log": False, "server_header": False}
     server = Server(uvicorn.Config(build(settings), timeout_graceful_shutdown=5, **options))
+    signal.signal(signal.SIGTERM, server.handle_exit)  # before it runs, and after, as it says again
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(ready.format(address), flush=True)
     if browser:
         webbrowser.open(address)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again at its end
     server.run(sockets=[listening])

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from dataclasses import asdict, dataclass, fields, replace
-from inspect import signature
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from click import BOOL, STRING, Choice, FloatRange, IntRange
 
 from unetlib.app import Command, read_settings
 from unetlib.app.run import keep_earlier
-from unetlib.config import PRESETS, SAMPLINGS, TrainConfig, setting
+from unetlib.config import AUGMENTS, SAMPLINGS, TrainConfig, setting
 from unetlib.paths import find_input, resolve, write_atomic
 
 # what the earlier systems called them
@@ -36,7 +35,7 @@ class TrainOptions(TrainConfig):
     exclude: str = setting("", STRING, "ids of photos to leave out, with spaces between them")
     image_size: int = setting(96, IntRange(1), "height and width that all photos are resized to")
     batch_size: int = setting(8, IntRange(1), "photos in a batch (of each process)")
-    augment: str = setting("light", PRESETS, "how much training photos are varied")
+    augment: str = setting("light", AUGMENTS, "how much training photos are varied")
     sampling: str = setting("uniform", SAMPLINGS, "which photos come more often than others")
     workers: int = setting(-1, IntRange(-1), "processes that load photos; -1: as many as pay")
     model: str = setting("unet_small", STRING, "which network; an unknown name lists all")
@@ -65,9 +64,9 @@ def read_options(file: Path) -> dict[str, str]:
 
 
 def open_photos(network: Path, source: str | None = None, **changes):
-    """The photos of `source`, or, without one, of the training that made `network`: a file, or the
-    .pth beside it. Divided as by then, except for `changes` of the settings that are not
-    None. Returns a Source; raises ValueError that says how to name other photos."""
+    """Opens the photos of `source`, or else of the training that made `network` (its file, or the
+    .pth beside an ONNX file), with the split of that training. `changes` replace settings, unless
+    they are None. Returns a Source; raises ValueError that says how to name other photos."""
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
@@ -81,8 +80,7 @@ def open_photos(network: Path, source: str | None = None, **changes):
         if settings["source"] == "synthetic" and not settings["source_root"]:  # not drawn anew
             settings |= {"source": "folder", "source_root": str(resolve(settings["data_dir"]))}
         settings |= {name: value for name, value in changes.items() if value is not None}
-        asked = {name: settings[name] for name in signature(open_settings).parameters}
-        return open_settings(**asked)
+        return open_settings(**settings)
     except (ValueError, OSError) as error:
         advice = "" if source else ". --source SPEC says which photos to take"
         raise ValueError(f"{error}{advice}") from error
@@ -169,9 +167,8 @@ def run_training(o: TrainOptions):
         launch(o)
         return training.FitResult.load(checkpoints)
     state = PartialState(cpu=choose_device(o.device).type == "cpu")
-    where = (o.source, o.source_root, o.data_dir, o.count, o.image_size, o.seed)
     with state.main_process_first():  # who draws or downloads; the others find it done
-        source = open_settings(*where, o.val_fraction, o.exclude)
+        source = open_settings(**asdict(o))
     source = replace(source, train=balance(source.train, o.sampling))
     loaders = make_loaders(source, o.image_size, o.batch_size, o.augment, o.seed, o.workers)
     if state.is_main_process:

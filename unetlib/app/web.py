@@ -82,7 +82,7 @@ def preview(path: str | None, network: Predictor, *settings):
     recipe = read_recipe(*settings)
     photo, soft = _predicted(path, network, recipe.size)
     cut = Cut(photo, cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge()), recipe)
-    picture, soft, share = cut.shown, cut.cutout.soft, cut.cutout.foreground_share
+    picture, soft, share = cut.preview, cut.cutout.soft, np.mean(cut.cutout.binary > 0)
     # the piece with most of the edge
     edge = cv2.blur(np.float32((soft > 0.1) & (soft < 0.9)), (PIECE + 1, PIECE + 1))
     middle = np.unravel_index(edge.argmax(), edge.shape)
@@ -121,6 +121,11 @@ def build_page(
     networks.load()  # what cannot be used is said here, not to the visitors
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
+
+    async def refuse_url(url: str, cache_dir: str):
+        raise gr.Error("addresses are not opened: save the photo, and choose the file")
+
+    gr.processing_utils.async_ssrf_protected_download = refuse_url  # nobody's requests from here
 
     videos = sorted(resolve("outputs").glob("**/videos/*.mp4"))
     skimage = find_spec("skimage")

@@ -111,8 +111,8 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
     work = {}  # a cut-out once, whatever is behind it -> the pair
     for side, pairs in found.sides.items():
         for pair in pairs:  # the side that a split would give, where there is none yet
-            late = split_fraction(pair.group or pair.id) < 0.2
-            work[pair.image, side or ("val" if late else "train")] = pair
+            is_val = split_fraction(pair.group or pair.id) < 0.2
+            work[pair.image, side or ("val" if is_val else "train")] = pair
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         prints = pool.map(fingerprint, work.values(), [side for _, side in work])
         prints = [*tqdm(prints, "checking photos", len(work), delay=2)]
@@ -202,7 +202,7 @@ def colour_problem(rgb: np.ndarray) -> tuple[str, str] | None:
 
 
 def file_issues(found: Found) -> Iterator[Issue]:
-    """What was not taken as a pair, sides that are empty, and groups and ids on both sides."""
+    """Issues of skipped files, of empty sides, and of groups and ids that are on both sides."""
     unlisted = any(skip.kind == "not read" and skip.path.is_dir() for skip in found.skipped)
     for skip in found.skipped:
         kind = skip.kind if skip.kind in ADVICE else "not used"
@@ -236,10 +236,10 @@ def copies(prints: Sequence[Fingerprint]) -> Iterator[Issue]:
             masks[one.mask].setdefault(first[i], one.pair)
     for scene in (scene for scene in scenes.values() if len(scene) > 1):
         pairs = tuple(one.pair for one in scene)
-        late = tuple(one.pair for one in scene if one.side == "val")
-        across = 0 < len(late) < len(pairs)
+        in_val = tuple(one.pair for one in scene if one.side == "val")
+        across = 0 < len(in_val) < len(pairs)
         kept = {sha256(pair.image): pair for pair in reversed(pairs)}  # the first of the same bytes
-        removable = late if across else tuple(pair for pair in pairs if pair not in kept.values())
+        removable = in_val if across else tuple(pair for pair in pairs if pair not in kept.values())
         groups = {pair.group or pair.id for pair in pairs}
         if removable or len(groups) > 1:  # within a group, photos are expected to be alike
             kind = "near copy" if len(kept) > 1 else "same photo"

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import trange
 
-from unetlib.data import pairs as sets
+from unetlib.data import pairs as pairing
 from unetlib.data.augment import build_augmentation, paste
 from unetlib.data.images import resize
 from unetlib.data.pairs import DataError, Pair, Source
@@ -31,22 +31,22 @@ def open_dataset(folder: str | Path, count: int = 800, size: int = 96, seed: int
     val/ of it. Where there is no photo yet, `count` drawings of `size` pixels are made first.
     Raises DataError for folders of other names, and says how to copy them into these."""
     root, name = resolve(folder), "folder"
-    if (root / "synthetic.json").is_file() or not sets.image_files(root, []):
+    if (root / "synthetic.json").is_file() or not pairing.image_files(root, []):
         root, name = write_synthetic(root, count, size, seed), "synthetic"
     divided = (root / "train").is_dir()
     sides, skipped = [], []
     for side in (root / "train", root / "val") if divided else (root,):
-        files = [sets.image_files(side / kind, skipped) for kind in ("images", "masks")]
-        pairs, unused = sets.match_pairs(*files)
+        files = [pairing.image_files(side / kind, skipped) for kind in ("images", "masks")]
+        pairs, unused = pairing.match_pairs(*files)
         sides.append(pairs)
         skipped += unused
     others = any((root / name).exists() for name in ("manifest.csv", "images/train", "images/val"))
     if not all(sides) or (others and not divided):
         wanted = "images/ and masks/ (no manifest.csv) or train/ and val/ with both are expected"
         advice = f'`unetlib prepare "folder:{root}" --into FOLDER` makes that of other sets'
-        raise DataError(f"{root}: {wanted}. {advice}{sets.list_skipped(skipped, root)}")
-    train, val = sides if divided else sets.split_pairs(*sides, seed=seed)
-    return sets.join(name, root, train, val, skipped)
+        raise DataError(f"{root}: {wanted}. {advice}{pairing.list_skipped(skipped, root)}")
+    train, val = sides if divided else pairing.split_pairs(*sides, seed=seed)
+    return pairing.join(name, root, train, val, skipped)
 
 
 class PairDataset(Dataset):
@@ -68,7 +68,7 @@ class PairDataset(Dataset):
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
         self.cached = len(self.pairs) * math.prod(preprocess.size) * 4 <= MEMORY_BYTES
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._transform = build_augmentation(augment, preprocess.size)
         self._empty = [n for n, pair in enumerate(self.pairs) if pair.mask is None]
         self.weights = np.array([pair.weight for pair in self.pairs], np.float64)
@@ -87,29 +87,29 @@ class PairDataset(Dataset):
         index = range(len(self))[index]  # negative indices, IndexError
         # One generator for all steps. Compose.set_random_seed would give each step the same
         # numbers, and then a photo would be blurred only when it is mirrored too.
-        draw = np.random.default_rng((self.seed, epoch, index, *again))
-        self._transform.set_random_state(draw, random.Random(int(draw.integers(2**62))))
+        rng = np.random.default_rng((self.seed, epoch, index, *again))
+        self._transform.set_random_state(rng, random.Random(int(rng.integers(2**62))))
         image, mask = self._augmented(index)
-        if self.augment == "strong" and draw.random() < PASTED:
-            if self._empty and draw.random() < 0.5:  # its figure, before surroundings without one
-                other = self._empty[draw.integers(len(self._empty))]
+        if self.augment == "strong" and rng.random() < PASTED:
+            if self._empty and rng.random() < 0.5:  # its figure, before surroundings without one
+                other = self._empty[rng.integers(len(self._empty))]
                 image, mask = paste(image, mask, *self._augmented(other))
             else:
-                other = int(draw.integers(len(self)))
+                other = int(rng.integers(len(self)))
                 image, mask = paste(*self._augmented(other), image, mask)
         batch = to_array(image, self.preprocess), mask[None] / np.float32(255)
         return tuple(map(torch.from_numpy, batch))
 
     def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The pair at preprocess.size before augmentation: uint8 (H, W, 3) and uint8 (H, W)."""
-        if index in self._kept:
-            return self._kept[index]
+        if index in self._cache:
+            return self._cache[index]
         size = self.preprocess.size
         image, matte = self.pairs[index].load(4 * max(size))
         mask = np.rint(resize(matte, size) * 255).astype(np.uint8)
         found = np.ascontiguousarray(resize(image, size)), mask
         if self.cached:
-            self._kept[index] = found
+            self._cache[index] = found
         return found
 
     def _augmented(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,12 +131,12 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        draw, n, times = np.random.default_rng((self.seed, epoch)), len(self), Counter()
+        rng, n, times = np.random.default_rng((self.seed, epoch)), len(self), Counter()
         # the weights lie end to end; n points at equal distances, the first by chance, fall on them
         ends = np.cumsum(self.weights / self.weights.max())
-        points = (draw.random() + np.arange(n)) * (ends[-1] / n)
+        points = (rng.random() + np.arange(n)) * (ends[-1] / n)
         order = np.minimum(np.searchsorted(ends, points, side="right"), n - 1)
-        draw.shuffle(order)
+        rng.shuffle(order)
         for index in order.tolist():
             yield epoch, index, times[index]
             times[index] += 1
@@ -169,6 +169,7 @@ def make_loaders(
         # into the cache now: workers share it, and a damaged file is named before training starts
         for n in trange(len(pairs) if dataset.cached else 0, desc="decoding", delay=1, leave=False):
             dataset.arrays(n)
+        refuse_empty(dataset, source)
         # starting workers costs too much where they are not forked
         pays = (gpu or not dataset.cached) and len(pairs) >= 32 and sys.platform == "linux"
         processes = workers if workers >= 0 else min(os.cpu_count() or 1, 8) * pays
@@ -182,10 +183,7 @@ def make_loaders(
             persistent_workers=processes > 0,
         )
 
-    loaders = load(source.train, True), load(source.val, False) if source.val else None
-    for loader in filter(None, loaders):
-        refuse_empty(loader.dataset, source)
-    return loaders
+    return load(source.train, True), load(source.val, False) if source.val else None
 
 
 def refuse_empty(dataset: PairDataset, source: Source) -> None:

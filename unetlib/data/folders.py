@@ -57,8 +57,8 @@ class CutOutPair(Pair):
 
     def load(self, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         rgba = recent_cutout(self.image, max_side, self.image.stat().st_mtime_ns)
-        behind = np.asarray(images.load_image(self.background, max(rgba.shape[:2])))
-        return composite(rgba, behind), rgba[..., 3].astype(np.float32) / 255
+        background = np.asarray(images.load_image(self.background, max(rgba.shape[:2])))
+        return composite(rgba, background), rgba[..., 3].astype(np.float32) / 255
 
 
 def load_cutout(source: Any, max_side: int | None = None) -> np.ndarray:
@@ -187,16 +187,16 @@ def guess_layout(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list, list]:
-    """(train, val) as the folders are divided, or by `split_pairs`. Cut-outs get backgrounds, of
-    which none is on both sides where we divide. Raises DataError where a side has nothing."""
+    """(train, val) as in the folders, or by `split_pairs`. Cut-outs get backgrounds; if we split,
+    no background is on both sides. Raises DataError for an empty side."""
     for pairs in found.sides.values() if found.backgrounds else ():
         cutouts, n, m = pairs.copy(), len(pairs), len(found.backgrounds)
         for k in range(max(n, min(m, 20 * n))):  # each cut-out up to 20 times
-            pair, behind = cutouts[k % n], found.backgrounds[k % m]
-            group = pair.group or (pair.id if n <= m else behind.name if m > 1 else "")
+            pair, background = cutouts[k % n], found.backgrounds[k % m]
+            group = pair.group or (pair.id if n <= m else background.name if m > 1 else "")
             id = f"{pair.id}~{k // n}" if k >= n else pair.id
             facts = asdict(pair) | {"id": id, "group": group}
-            pairs[k : k + 1] = [CutOutPair(**facts, background=behind)]
+            pairs[k : k + 1] = [CutOutPair(**facts, background=background)]
         pairs.sort(key=lambda pair: pair.image)  # one cut-out after the other: see `recent_cutout`
     train, val = found.sides.get("train", []), found.sides.get("val", [])
     if len(found.sides) == 1:  # with one half only there is no division to keep

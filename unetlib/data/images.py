@@ -128,7 +128,7 @@ def load_mask(source: Any, size: tuple[int, int] | None = None, kind: str = "aut
 
 
 def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
-    """The levels (H, W) that an image holds as a mask; bool where they are none."""
+    """The mask values (H, W) of an image: its levels; bool for a palette of classes."""
     if kind == "trimap":
         values = np.asarray(image)
         if values.ndim != 2 or not np.isin(values, (1, 2, 3)).all():
@@ -154,14 +154,14 @@ def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
 def opened(source: Any) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked; no pixel is decoded yet.
 
-    What Pillow throws at damaged data, also while the caller decodes, becomes an ImageError that
-    names the file. What the system says (no permission, no memory, no decoder) is no word on it."""
+    Pillow's errors for damaged data, also while the caller decodes, become an ImageError that names
+    the file. System errors (permission, memory, no HEIC decoder) stay OSError or MemoryError."""
     name, file = getattr(source, "filename", "") or getattr(source, "name", ""), source
     if isinstance(source, (str, os.PathLike)):
         name, file = str(source), open(source, "rb")  # noqa: SIM115 - closed below
     elif isinstance(source, (bytes, bytearray, memoryview)):
         file = io.BytesIO(source)
-    place = f"{name}: " if name else ""
+    prefix = f"{name}: " if name else ""
     try:
         readable = FORMATS & Image.OPEN.keys()
         image = source if isinstance(source, Image.Image) else Image.open(file, formats=[*readable])
@@ -173,10 +173,10 @@ def opened(source: Any) -> Iterator[Image.Image]:
         file.seek(0)
         heic = file.read(10)[4:] in (b"ftyphe", b"ftypmi", b"ftypms")  # heic, mif1, msf1
         if heic and "HEIF" not in Image.OPEN:
-            raise OSError(f"{place}to read HEIC photos: pip install pillow-heif") from error
-        raise ImageError(f"{place}not an image that can be read ({KNOWN})") from error
+            raise OSError(f"{prefix}to read HEIC photos: pip install pillow-heif") from error
+        raise ImageError(f"{prefix}not an image that can be read ({KNOWN})") from error
     except ImageError as error:
-        raise type(error)(f"{place}{error}") from error
+        raise type(error)(f"{prefix}{error}") from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         if getattr(error, "errno", None) is not None:
             raise
@@ -185,9 +185,9 @@ def opened(source: Any) -> Iterator[Image.Image]:
                 raise
             np.empty(4 * MAX_PIXELS, np.uint8)
         except MemoryError as full:
-            raise MemoryError(f"{place}out of memory") from full
+            raise MemoryError(f"{prefix}out of memory") from full
         damage = f"damaged or truncated image ({error or type(error).__name__})"
-        raise ImageError(place + damage) from error
+        raise ImageError(prefix + damage) from error
     finally:
         if file is not source:
             file.close()
@@ -202,7 +202,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """ImageOps.exif_transpose would also write the EXIF block again, and fails where it is odd."""
+    """Rotated as EXIF says. ImageOps.exif_transpose also rewrites EXIF, and fails on bad blocks."""
     turn = TURNS.get(_orientation(image))
     image.load()
     return image if turn is None else image.transpose(turn)

@@ -100,8 +100,8 @@ def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
 def match_pairs(
     photos: dict[Path, str], masks: dict[Path, str], mask_kind="auto", keys=(str,)
 ) -> tuple[list[Pair], list[Skipped]]:
-    """Photos and masks, see `image_files`, that have the same id, sorted by it; what is left, by
-    what the next one of `keys` makes of their ids, where that is clear.
+    """Pairs of photos and masks (see `image_files`) with the same key, sorted by id. The functions
+    `keys` make keys of ids; each is tried on what the one before left, where a match is unique.
 
     Headers are read, pixels are not. Whatever is not used is returned as Skipped, also a mask whose
     shape is not that of its photo (kind "shape").
@@ -128,7 +128,7 @@ def match_pairs(
 
 
 def check_headers(pair: Pair) -> Skipped | None:
-    """What the headers of a pair's two files say against it."""
+    """Why the headers of the two files rule a pair out, or None."""
     path = pair.image
     try:
         w, h = images.image_size(path)
@@ -159,15 +159,15 @@ def split_pairs(pairs: Sequence[Pair], val_fraction=0.2, seed: int = 0) -> tuple
     if not pairs or not val_fraction:
         return list(pairs), []
     names = [pair.group or pair.id for pair in pairs]
-    places = {name: split_fraction(name, seed) for name in names}
-    if len(places) == 1:
+    fractions = {name: split_fraction(name, seed) for name in names}
+    if len(fractions) == 1:
         advice = "add photos, or hold none out (--val-fraction 0 in train and prepare)"
         raise DataError(f"all pairs are one group ('{names[0]}'): {advice}")
-    low, high = min(places.values()), max(places.values())
+    low, high = min(fractions.values()), max(fractions.values())
     limit = min(max(val_fraction, math.nextafter(low, 1)), high)
     sides = [], []
     for pair, name in zip(pairs, names, strict=True):
-        sides[places[name] < limit].append(pair)
+        sides[fractions[name] < limit].append(pair)
     return sides
 
 
@@ -178,10 +178,10 @@ def join(name: str, root: Path, train: list, val: list, skipped: Sequence[Skippe
     # also of another dataset; read where sizes agree
     sizes = {pair: pair.image.stat().st_size for pair in (*train, *val)}
     both = {sizes[pair] for pair in train} & {sizes[pair] for pair in val}
-    known = {sha256(pair.image): pair.id for pair in train if sizes[pair] in both}
+    train_ids = {sha256(pair.image): pair.id for pair in train if sizes[pair] in both}
     kept, skipped = [], list(skipped)
     for pair in val:
-        if other := known.get(sha256(pair.image)) if sizes[pair] in both else None:
+        if other := train_ids.get(sha256(pair.image)) if sizes[pair] in both else None:
             reason = f"same photo as '{other}' in train: left out of val"
             skipped.append(Skipped(pair.image, reason, "copy across the split"))
         else:

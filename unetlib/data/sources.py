@@ -54,9 +54,9 @@ def published(facts: dict, root=None) -> Found:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks `folder`, which must not be there yet, out of a zip or tar archive that has it at its
-    top: whole, also after a kill, or not at all. Raises DownloadError for damage, for names that
-    lead elsewhere, and for what lacks that folder."""
+    """Extracts the top-level folder `folder.name` of a zip or tar archive to `folder`, which must
+    not exist yet; atomic. Raises DownloadError for a damaged archive, for path traversal, and for
+    an archive without that folder."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as work:
@@ -185,7 +185,7 @@ def absolute_spec(spec: str) -> str:
 def find_pairs(
     name: str, root=None, *, val_fraction: float = 0.2, seed: int = 0, groups: str = "", **args
 ) -> Found:
-    """The files of one dataset, with all that is wrong about them, before anything is refused.
+    """The pairs of one dataset and its skipped files, not yet split and not yet checked.
 
     `groups` says which photos stay on one side of the split: "folder" (those in the same
     subfolder), or a regular expression whose first brackets, or the whole match, are their common
@@ -269,11 +269,11 @@ def balance(pairs: Sequence[Pair], sampling: str) -> tuple[Pair, ...]:
 
 
 def open_settings(
-    source, source_root, data_dir, count, image_size, seed, val_fraction=0.2, exclude=""
+    source, source_root, data_dir, count, image_size, seed, val_fraction=0.2, exclude="", **_
 ) -> Source:
-    """The dataset in the settings of `unetlib train`; a folder with "synthetic" means "folder".
-    `exclude`: ids of pairs that are left out, with spaces between them. Raises DataError for one
-    that no photo has, beside what `open_source` raises."""
+    """The dataset that the settings of `unetlib train` name, of which others are ignored; a folder
+    with "synthetic" means "folder". `exclude`: ids of pairs to leave out, with spaces between them.
+    Raises DataError for an id that no photo has, and what `open_source` raises."""
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawn = f"synthetic:{data_dir}?count={count}&size={image_size}"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from unetlib.matting.refine import MOST, closed_form, enlarged, for_tiles, guided, shrunk
+from unetlib.matting.refine import MAX_AREA, closed_form, enlarged, for_tiles, guided, shrunk
 
 REFINEMENTS = {"guided": guided, "closed-form": closed_form, "none": lambda image, mask: mask}
 HAZE = 0.04  # alpha below this becomes 0, above 1 - this becomes 1: a network is never quite sure
@@ -26,11 +26,6 @@ class CutOut:
     soft: np.ndarray  # float32 (H, W) in [0, 1], the refined soft mask
     binary: np.ndarray  # uint8 (H, W), 255 where soft >= threshold, else 0
     rgba: np.ndarray  # uint8 (H, W, 4); its alpha is >= 128 exactly where binary is 255
-
-    @property
-    def foreground_share(self) -> float:
-        """Share of the pixels that are foreground in the binary mask, 0…1."""
-        return np.count_nonzero(self.binary) / self.binary.size
 
 
 def check_image(image: np.ndarray) -> None:
@@ -163,26 +158,26 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
     M. Forte, "Approximate Fast Foreground Colour Estimation", ICIP 2021, with radii of 90 and 6.
     """
     check_image(image)
-    one = np.float32(255 if alpha.dtype == np.uint8 else 1)
+    opaque = np.float32(255 if alpha.dtype == np.uint8 else 1)
     wide = min(max(max(alpha.shape) // 8, 12), 90)
-    scale = max(np.ceil(wide / COARSE), np.sqrt(alpha.size / MOST))  # whole: four times as fast
+    scale = max(np.ceil(wide / COARSE), np.sqrt(alpha.size / MAX_AREA))  # whole: four times as fast
     # an average would mix in what stands under alpha 0
     method = cv2.INTER_AREA if background_kept else cv2.INTER_NEAREST
-    mix, a = np.float32(shrunk(image, scale, method)), shrunk(alpha, scale, method) / one
-    coarse = _fused(mix, a, mix, mix, max(1, round(wide / scale)), background_kept)
+    mix, a = np.float32(shrunk(image, scale, method)), shrunk(alpha, scale, method) / opaque
+    coarse = _blur_fusion(mix, a, mix, mix, max(1, round(wide / scale)), background_kept)
     result = image.copy()
 
     def fill(tile: tuple[slice, slice]) -> None:
         rows, columns = tile
-        edge = (alpha[tile] > 0) & (alpha[tile] < one)
+        edge = (alpha[tile] > 0) & (alpha[tile] < opaque)
         if not edge.any():
             return
         top, left = max(0, rows.start - FINE), max(0, columns.start - FINE)
         bottom, right = np.minimum(alpha.shape, (rows.stop + FINE, columns.stop + FINE))
         around = np.s_[top:bottom, left:right]
         start = (enlarged(array, alpha.shape, around) for array in coarse)
-        mix, a = np.float32(image[around]), alpha[around] / one
-        found, _ = _fused(mix, a, *start, FINE, background_kept)
+        mix, a = np.float32(image[around]), alpha[around] / opaque
+        found, _ = _blur_fusion(mix, a, *start, FINE, background_kept)
         found = found[rows.start - top :, columns.start - left :][: len(edge), : edge.shape[1]]
         cv2.copyTo(np.uint8(np.rint(found)), np.uint8(edge), result[tile])
 
@@ -190,13 +185,13 @@ def estimate_foreground(image: np.ndarray, alpha: np.ndarray, background_kept=Tr
     return result
 
 
-def _fused(mix, alpha, front, back, radius: int, background_kept: bool):
+def _blur_fusion(mix, alpha, front, back, radius: int, background_kept: bool):
     """One pass: better estimates of the foreground's and the background's colours, float32."""
     a = cv2.merge([alpha] * 3)  # twice as fast as broadcasting
-    shows = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)  # most where an edge is thin
+    weight = 1 - a if background_kept else (1 - a) ** 3 * (a > 0)  # most where an edge is thin
     size = (radius, radius)
     front = cv2.blur(front * a, size) / (cv2.blur(a, size) + 1e-5)
-    back = cv2.blur(back * shows, size) / (cv2.blur(shows, size) + 1e-5)
+    back = cv2.blur(back * weight, size) / (cv2.blur(weight, size) + 1e-5)
     return np.clip(front + a * (mix - a * front - (1 - a) * back), 0, 255), back
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from unetlib.errors import need
 
 TILE = 192  # pixels: side of a tile
-SAMPLES = 3  # least radius at a reduced size, in pixels
-MOST = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
+MIN_RADIUS = 3  # least radius at a reduced size, in pixels
+MAX_AREA = 1e6  # pixels of a reduced size, and of what closed-form matting is asked to solve
 NEAR = 0.02  # of the longer side: so far from the contour a mask may be uncertain
 
 
@@ -32,7 +32,7 @@ def shrunk(array: np.ndarray, scale: float, method: int = cv2.INTER_AREA) -> np.
 
 
 def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice]) -> np.ndarray:
-    """What `cv2.resize` of the array to `shape` gives for one tile of it."""
+    """One tile of the array at size `shape`, the same as from `cv2.resize`."""
     top, left = tile[0].start, tile[1].start
     y, x = array.shape[0] / shape[0], array.shape[1] / shape[1]
     matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
@@ -60,7 +60,7 @@ def guided(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     megapixel at most, that leaves it a radius of 3 pixels. A mask finer than that is returned as it
     is, one without a contour is 0 or 1 everywhere.
     """
-    least = max(1.0, np.sqrt(mask.size / MOST))
+    least = max(1.0, np.sqrt(mask.size / MAX_AREA))
     image_small, mask_small = shrunk(image, least), shrunk(mask, least)
     on = mask_small >= 0.5
     crossings = sum(np.count_nonzero(np.diff(on, axis=axis)) for axis in (0, 1))
@@ -71,11 +71,11 @@ def guided(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     radii = [r for r in (1.5 * width, 0.75 * width, 0.375 * width) if r >= 1]
     mask_small, lines = without_fog(mask_small), None
     for radius in radii:
-        scale = max(1.0, radius / SAMPLES)
+        scale = max(1.0, radius / MIN_RADIUS)
         small, rough = shrunk(image_small, scale), shrunk(mask_small, scale)
         coarse, reach = rough, round(radius / scale)
         if lines is not None:
-            coarse = along(cv2.resize(lines, small.shape[1::-1]), small)
+            coarse = apply_lines(cv2.resize(lines, small.shape[1::-1]), small)
             # No value that the mask does not have nearby: dark eyes are no background.
             near = np.ones((2 * max(1, round(width / 2 / scale)) + 1,) * 2, np.uint8)
             coarse = steeper(np.clip(coarse, cv2.erode(rough, near), cv2.dilate(rough, near)), 0.2)
@@ -97,25 +97,25 @@ def guided_lines(image: np.ndarray, mask: np.ndarray, radius: int, eps: float = 
     colours = np.float32(image) / 255
     m, c = mean(mask), mean(colours)
     products = (colours[..., None] * colours[..., None, :]).reshape(*mask.shape, 9)
-    spread = mean(products).reshape(*mask.shape, 3, 3) - c[..., None] * c[..., None, :]
-    one, two, three = np.moveaxis(spread + np.float32(eps) * np.eye(3, dtype=np.float32), 2, 0)
-    together = mean(colours * mask[..., None]) - c * m[..., None]
+    covariance = mean(products).reshape(*mask.shape, 3, 3) - c[..., None] * c[..., None, :]
+    one, two, three = np.moveaxis(covariance + np.float32(eps) * np.eye(3, dtype=np.float32), 2, 0)
+    cross_covariance = mean(colours * mask[..., None]) - c * m[..., None]
     # Cramer's rule: far faster than a solver for each pixel
     cofactors = np.stack([np.cross(two, three), np.cross(three, one), np.cross(one, two)], axis=2)
     determinant = np.einsum("hwc,hwc->hw", one, cofactors[..., 0, :])
-    slopes = np.einsum("hwij,hwi->hwj", cofactors, together) / determinant[..., None]
+    slopes = np.einsum("hwij,hwi->hwj", cofactors, cross_covariance) / determinant[..., None]
     return mean(np.dstack([slopes, m - np.einsum("hwc,hwc->hw", slopes, c)]))
 
 
-def along(lines: np.ndarray, image: np.ndarray) -> np.ndarray:
+def apply_lines(lines: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The mask that `guided_lines` of the same size give for a photo, float32 (H, W) in [0, 1]."""
     mask = np.einsum("hwc,hwc->hw", lines[..., :3], np.float32(image) / 255) + lines[..., 3]
     return np.clip(mask, 0, 1)
 
 
 def whole_size(image, lines, coarse, reach: int, ends: float = 0.0) -> np.ndarray:
-    """Lines of a reduced size on the whole photo, made steeper; 0 and 1 are copied where `coarse`
-    has nothing else within `reach`."""
+    """Applies `lines` of a reduced size to the whole photo, and makes the mask steeper. Tiles where
+    `coarse` is only 0 or only 1 within `reach` are filled with that value."""
     around = cv2.blur(coarse, (2 * reach + 5,) * 2)
     out = np.empty(image.shape[:2], np.float32)
 
@@ -124,7 +124,7 @@ def whole_size(image, lines, coarse, reach: int, ends: float = 0.0) -> np.ndarra
         if near.max() < 1e-4 or near.min() > 1 - 1e-4:
             out[tile] = near[0, 0] > 0.5
         else:
-            out[tile] = steeper(along(enlarged(lines, out.shape, tile), image[tile]), ends)
+            out[tile] = steeper(apply_lines(enlarged(lines, out.shape, tile), image[tile]), ends)
 
     for_tiles(out.shape, fill)
     return out
@@ -140,7 +140,7 @@ def closed_form(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     need("pymatting", extra="matting")
     from pymatting import estimate_alpha_cf
 
-    scale = max(1.0, np.sqrt(mask.size / MOST))
+    scale = max(1.0, np.sqrt(mask.size / MAX_AREA))
     small, coarse = shrunk(image, scale), shrunk(mask, scale)
     trimap = np.select([coarse < 0.05, coarse > 0.95], [0.0, 1.0], 0.5)
     try:
@@ -150,4 +150,4 @@ def closed_form(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     alpha = np.float32(np.where(trimap == 0.5, alpha.clip(0, 1), trimap))
     if scale == 1:
         return alpha
-    return whole_size(image, guided_lines(small, alpha, SAMPLES), alpha, 2 * SAMPLES)
+    return whole_size(image, guided_lines(small, alpha, MIN_RADIUS), alpha, 2 * MIN_RADIUS)

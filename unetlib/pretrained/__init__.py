@@ -39,7 +39,7 @@ class Network:
         return (cache_dir() / "networks" if self.url else SHIPPED) / self.file
 
     def fetched(self) -> Path:
-        """Its file, which is downloaded if it is public and not here as a whole."""
+        """Its file; a public one that is missing or incomplete is downloaded first."""
         path = self.path
         if not self.url or (path.is_file() and path.stat().st_size == self.bytes):
             return path
@@ -57,11 +57,11 @@ NETWORKS = {name: Network(**facts) for name, facts in _FACTS.items()}
 def find(name: str | os.PathLike, weights: bool = False) -> Path:
     """The file of a network: a name of NETWORKS, "best" (your own last training), or a file.
 
-    A public network that is not here yet is downloaded, with a line on its licence. `weights`: the
-    .pth file, for whoever needs PyTorch's weights, to fine-tune or to export.
+    A missing public network is downloaded, and its licence is printed. `weights`: return the .pth
+    file (PyTorch), for fine-tuning and export.
 
-    Raises FileNotFoundError for no such name (says which is near), no such file, no own training
-    yet; CheckpointError for a folder, and with `weights` for a network without any; DownloadError.
+    Raises FileNotFoundError for an unknown name, a missing file, or "best" before any training;
+    CheckpointError for a folder, or if there is no .pth file for `weights`; DownloadError.
     """
     text = os.fspath(name)
     if text == "best":

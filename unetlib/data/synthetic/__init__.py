@@ -140,7 +140,7 @@ def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Pat
     settings = {"count": count, "size": size, "seed": seed, "val_fraction": val_fraction}
     make_room(root, json.dumps({"version": VERSION} | settings))
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(partial(draw, seed, size), range(count), sides)
+        drawn = pool.map(partial(write_sample, seed, size), range(count), sides)
         rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
     manifest = "\n".join(["id,source,split,tags", *rows, ""])
     write_atomic(root / "manifest.csv", manifest.encode())
@@ -148,8 +148,8 @@ def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Pat
 
 
 def make_room(root: Path, settings: str) -> None:
-    """Make the folders, and remove the samples of other settings. Raises DataError before anything
-    is removed if a photo is somebody else's."""
+    """Remove the samples of other settings. Raises DataError before anything is removed if a photo
+    is somebody else's."""
     stamp = root / "synthetic.json"  # names alone do not make a file ours
     folders = [root / split / kind for split in ("train", "val") for kind in ("images", "masks")]
     here = [file for folder in folders for file in sorted(folder.glob("[!.]*"))]
@@ -162,14 +162,12 @@ def make_room(root: Path, settings: str) -> None:
     same = stamp.is_file() and stamp.read_text() == settings
     for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
         file.unlink(missing_ok=True)  # another call may draw the same set
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     write_atomic(stamp, settings.encode())
 
 
-def draw(seed: int, size: int, index: int, side: Path) -> str:
-    """Write one sample, unless it is there. Returns its line of the manifest: what is said there
-    lies in the mask's metadata."""
+def write_sample(seed: int, size: int, index: int, side: Path) -> str:
+    """Writes one sample, unless it exists. Returns its line of the manifest; the tags are kept in
+    the metadata of the mask's PNG."""
     id = f"synthetic-{index:06d}"
     photo, mask = side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png"
     if not (photo.is_file() and mask.is_file()):
