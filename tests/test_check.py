@@ -298,6 +298,19 @@ def test_quarantine_cures_and_can_be_undone(data, root, tmp_path, unetlib):
     assert tree(data) == before
 
 
+def test_links_to_folders_neither_hang_nor_move_what_lies_elsewhere(data, tmp_path, unetlib):
+    images, other = data / "train" / "images", tmp_path / "other"
+    other.mkdir()
+    shutil.copy(Set(data).image(), other / "x.jpg")
+    for name, target in (("a", images), ("b", images), ("more", other)):
+        (images / name).symlink_to(target)
+    Set(data).image(3).rename(images / os.fsdecode(b"x\xff.jpg"))
+    done = unetlib("check", data, "--quarantine", tmp_path / "away")
+    assert "more/x.jpg" in done.stdout and (other / "x.jpg").is_file(), done.stderr
+    moved = (tmp_path / "away" / "moved.csv").read_bytes()
+    assert moved.count(b"\n") == 2 and b"x\xff.jpg" in moved  # and its mask
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="such a file is Linux's")
 def test_neither_a_disk_that_fails_nor_too_little_memory_is_damage(data, monkeypatch):
     disk, large = Set(data).image(5), Set(data).image(6)

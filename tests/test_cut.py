@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -192,6 +193,13 @@ def test_links_that_lead_in_circles_nowhere_or_to_a_pipe(call):
     assert names() == three("a", "b")
     assert "2 failed" in said.output and "loop.jpg: " in said.stderr
     assert "nowhere.jpg: [Errno 2]" in said.stderr
+    content = Path("in/a.jpg").read_bytes()
+    feed = threading.Thread(target=lambda: Path("in/pipe.jpg").write_bytes(content))
+    feed.start()
+    call("in/pipe.jpg", "-o", "piped.png")
+    feed.join()
+    os.utime("in/a.jpg", (0, 0))  # as of files in some archives
+    assert "1 done before" in call("in/a.jpg", "-o", "out").output
 
 
 def test_bad_files_are_listed_and_stop_nothing(call):
@@ -253,7 +261,8 @@ def test_videos_and_photos_together(call):
     assert names() == three("a", "still") | made
     assert "moving.gif: 2 frames" in said.output and "clip.MP4: " in said.stderr
     assert "3 done before" in call("in", "-o", "out", "--video-format", "frames", code=1).output
-    call("in/moving.gif", "-o", "x.gif", "--background", "lime")
+    said = call("in/moving.gif", "-o", "x.gif", "--background", "lime", "--mask-only")
+    assert "of videos the cut-out alone" in said.stderr
     with Image.open("x.gif") as film:
         assert film.n_frames == 2
 

@@ -295,4 +295,6 @@ def test_the_command_without_photos_as_a_process(trained, root, unetlib):
     done = unetlib("export", "-o", root / "mine.onnx", "--overwrite")
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine.onnx" in done.stdout
+    own = unetlib("export", "-o", root / "outputs/checkpoints/best_model.pth", "--overwrite")
+    assert own.returncode == 2 and "choose another name" in own.stderr
     assert OnnxNetwork(root / "mine.onnx").name == "unet_small"

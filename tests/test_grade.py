@@ -47,6 +47,8 @@ EXPECTED = {  # points of the five items, and what the reasons and the flags say
     "eats": ([5, 0, 0, 0, 0], r"3 of 6 cells ran. it took [\d.]+ GB of memory"),
     "forged": ([10, 0, 10, 0, 0], "forged: iou 0.97, measured was 0."),
     "tampered": ([10, 0, 0, 0, 0], "21 doubled is 42"),
+    "stored": ([10, 0, 0, 0, 0], "21 doubled is 42"),
+    "escapes": ([8, 0, 0, 0, 0], "4 of 5 cells ran. cell 5: KeyboardInterrupt"),
     "broken": ([0, 0, 0, 0, 0], "no readable notebook.*should hold a JSON object"),
     "empty": ([0, 0, 0, 0, 0], "there is no notebook 01_data"),
 }
@@ -67,8 +69,10 @@ def rows_of(file: Path) -> dict[str, dict]:
 
 def left_running() -> list[str]:
     """What the tests' graders started and did not end: it all inherits this variable."""
-    found = psutil.process_iter(["environ", "cmdline"])
-    return [p.info["cmdline"] for p in found if TAG in (p.info["environ"] or {}).values()]
+    found = [*psutil.process_iter(["environ", "cmdline"])]
+    ours = [p.info for p in found if TAG in (p.info["environ"] or {}).values()]
+    escaped = [p.info for p in found if "600.25" in (p.info["cmdline"] or ())]
+    return [info["cmdline"] for info in ours + escaped]
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +178,8 @@ def test_requests_and_rubrics_that_make_no_sense(toy, tmp_path):
         ("items: [", "should be YAML"),
         ("itms: []", "should be YAML"),
         ("items: [{notebook: 01_data}]", "should be YAML"),
+        ("items: [{file: x, points: 1, at_least: many}]", "item 1: .*'many'. should be numbers"),
+        ("items: [{file: x, points: .nan}]", "should be numbers"),
         ("items: [{notebok: 01_data, points: 1}]", "one of .*notebook.* is needed"),
         ("items: [{file: x, points: 1, at_leest: 2}]", "and some of .*at_least"),
         ("items: [{notebook: 01_dat, points: 1}]", "Did you mean '01_data'"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
-from unetlib.cutting import encode
+from unetlib.cutting import encode, to_srgb
 from unetlib.data.images import (
     MAX_PIXELS,
     SUFFIXES,
@@ -350,6 +350,10 @@ def test_the_profile_is_read_and_carried(photo, format):
         assert webp.info["icc_profile"] == SRGB and webp.size == (60, 40)
     mask = Image.open(io.BytesIO(encode(found.rgb[..., 0], "png", found)))
     assert "icc_profile" not in mask.info  # a mask has no colours
+    swapped = SRGB.replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ")
+    screen = to_srgb(Photo(found.rgb, icc=swapped))  # its red is what others call blue
+    assert screen.icc is None and np.abs(screen.rgb[..., ::-1] - 1.0 * found.rgb).max() <= 2
+    assert to_srgb(damaged := Photo(found.rgb, icc=b"none")) is damaged
     damaged = Photo(found.rgb, icc=SRGB + b"more")
     assert np.array_equal(Image.open(io.BytesIO(encode(found.rgb, "png", damaged))), found.rgb)
     with pytest.raises(ValueError, match="1000001 x 1 pixels are too many"):

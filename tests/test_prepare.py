@@ -142,6 +142,12 @@ def test_other_files_are_never_touched(make_pairs, tmp_path):
         with pytest.raises(DataError, match="--into"):
             call(*other, "--into", out)
     assert files_of(out) == before and len(list(root.rglob("*.*"))) == 40
+    groups = "".join(f"{name},g{n // 4}\n" for n, name in enumerate(TWENTY))
+    (root / "manifest.csv").write_text("id,group\n" + groups, encoding="utf-8")
+    for target, words in ((out, "of an earlier split"), (root, "has files")):
+        with pytest.raises(DataError, match=words):
+            call(spec, "--into", target)
+    assert files_of(out) == before and "group" in (root / "manifest.csv").read_text()
 
 
 def test_unreadable_pairs_are_left_out_and_named(make_pairs, tmp_path):

@@ -104,13 +104,13 @@ def part_of(name: str) -> str:
 
 
 def test_the_library_stays_thin():
-    assert lines(MODULES) <= 8_320 and len(MODULES) <= 50
+    assert lines(MODULES) <= 8_390 and len(MODULES) <= 50
     for path in MODULES.values():
         assert "fmt:" not in path.read_text(encoding="utf-8"), f"{path} squeezes lines"
     templates = [p for p in PACKAGE.rglob("*") if p.suffix in (".html", ".css", ".js", ".j2")]
     assert sum(len(p.read_text(encoding="utf-8").splitlines()) for p in templates) <= 120
     tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py")]
-    assert sum(len(text.splitlines()) for text in tests) <= 8_950
+    assert sum(len(text.splitlines()) for text in tests) <= 9_000
 
 
 def test_a_student_pulls_in_little():

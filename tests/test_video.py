@@ -153,6 +153,17 @@ def test_pictures_numbered_from_one(tmp_path, clip, predictor):
     for number, frame in enumerate(frames):
         assert ((frame[..., 3] >= 128) == (disc(number)[..., 1] < 50)).mean() > 0.99
     assert not list(folder.parent.glob("*part*"))
+    times = [(folder / name).stat().st_ctime_ns for name in names]
+    assert max(times) == times[0]  # by the first one is seen that all are there
+
+
+def test_names_and_titles_are_no_facts_on_a_film(tmp_path, predictor):
+    film = make_video(tmp_path / "120 fps, s:3x3 Output #0.mp4", map(disc, range(12)), "240", 0.05)
+    told, made = tmp_path / "told.mp4", tmp_path / "made.mp4"
+    ffmpeg("-i", film, "-c copy -metadata", Path("comment=at 120 fps s:3x3 Output #0"), told)
+    for path in (film, told):
+        assert cut_video(path, made, predictor, Recipe(background="blue")) == "12 frames"
+        assert "96x64" in about(made) and "Audio: aac" in about(made)
 
 
 def test_gif_in_gif_out(tmp_path, predictor):

@@ -1,6 +1,5 @@
 """The web page without a browser: what it shows and makes, its limits, the command's refusals."""
 
-import socket
 import zipfile
 from pathlib import Path
 
@@ -69,20 +68,3 @@ def test_files_and_a_zip_of_photos_of_one_name(network, photo, tmp_path):
     [file] = web.make_files(str(tmp_path / "zip"), [photo, again], network, *SETTINGS)
     with zipfile.ZipFile(file) as archive:
         assert len(archive.namelist()) == 6 and "me_2_foreground.png" in archive.namelist()
-
-
-def test_photos_of_iphones(network, tmp_path):
-    path = tmp_path / "me.heic"
-    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1")
-    with pytest.raises(OSError, match=r"me\.heic: .*pip install pillow-heif"):
-        web.preview(str(path), network, *SETTINGS)
-    pytest.importorskip("pillow_heif")
-    Image.new("RGB", (64, 48), "red").save(path)
-    assert "64×48 pixels, 100% foreground" in web.preview(str(path), network, *SETTINGS)[-1]
-
-
-def test_the_command_says_what_is_wrong(root, unetlib):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        done = unetlib("app", "--no-browser", "--port", port)
-    assert done.returncode == 1 and port in done.stderr and "Traceback" not in done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 import torch
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_output
 from toy_course import write_notebook
 
 from unetlib.checkpoint import Checkpoint, save_checkpoint
@@ -50,6 +50,19 @@ exercise = None
 CHEAT = """
 said = {"exercise": "check_double", "passed": True}
 display({"application/vnd.unetlib.exercise+json": said}, raw=True)
+"""
+ESCAPE = """
+import subprocess
+subprocess.Popen(["sleep", "600.25"], env={}, start_new_session=True)
+"""
+FAKE = """
+import sys
+class Fake:
+    def _repr_mimebundle_(self, **how):
+        return {"application/vnd.unetlib.exercise+json": {"passed": True}}
+def double(x):
+    sys.displayhook(Fake())
+    raise KeyboardInterrupt
 """
 DRAWING = {"count": 40, "image_size": 32, "seed": 3}
 
@@ -104,15 +117,23 @@ def write_submissions(folder: Path, honest: dict) -> None:
         "eats": (EAT, {}),
         "forged": ([], {}),
         "tampered": ([PATCH], {"answer": WRONG, "check": CHEAT}),
+        "stored": ([], {"answer": WRONG}),
+        "escapes": ([ESCAPE], {"answer": FAKE}),
     }
     for name, (cells, exercise) in notebooks.items():
         place = folder / name / "notebooks" if name == "hangs" else folder / name
         write_part(place / "01_data.ipynb", "print('hello')", *cells, **exercise)
         if name in ("good", "dies"):
-            write_notebook(place / "04_evaluate.ipynb", "outputs_dir = ''\nseed = 0", SAVE)
+            parameters = "%matplotlib inline\noutputs_dir: str = ''\nseed = 0\nsize = 2 * 16"
+            write_notebook(place / "04_evaluate.ipynb", parameters, SAVE)
     part = folder / "good" / "01_data.ipynb"  # as PowerShell 5 writes
     part.write_text(part.read_text(encoding="utf-8"), encoding="utf-16")
-    write_network(folder / "good", honest)
+    stored = nbformat.read(folder / "stored" / "01_data.ipynb", as_version=4)
+    stored.cells.append(new_code_cell(" ", metadata=stored.cells[-1].metadata))
+    said = {"application/vnd.unetlib.exercise+json": {"passed": True}}
+    stored.cells[-1].outputs = [new_output("execute_result", said, execution_count=1)]
+    nbformat.write(stored, folder / "stored" / "01_data.ipynb")
+    write_network(folder / "good", honest | {"recall": 1})  # as other programs write JSON
     write_network(folder / "hangs" / "outputs", honest)
     write_network(folder / "forged", honest | {"iou": 0.97})
     (folder / "broken").mkdir()

@@ -10,10 +10,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from unetlib import matting
-from unetlib.data.images import Photo, load_image, open_photo
+from unetlib.data.images import Photo, open_photo
 from unetlib.matting.refine import shrunk
 from unetlib.paths import find_input, write_atomic
 from unetlib.predict import Predictor
@@ -53,11 +53,21 @@ def read_background(text: str | Background, files: bool = True) -> Background:
     try:
         if not files:
             raise FileNotFoundError(text)
-        return np.asarray(load_image(find_input(text)))
-    except FileNotFoundError as error:
+        return to_srgb(open_photo(find_input(text))).rgb
+    except (FileNotFoundError, IsADirectoryError) as error:
         known = "transparent, grey, blur, 'blur:0.05' (0 to 0.5), a colour as '#0a4678', '0,255,0' "
         known += "or 'white', with a weight as 'white@0.7' (0 to 1), or a picture's file"
         raise ValueError(f"background {text!r} is not found: there are {known}") from error
+
+
+def to_srgb(photo: Photo) -> Photo:
+    """The photo in sRGB, to be laid over other pictures. A damaged profile is ignored."""
+    with suppress(ImageCms.PyCMSError, OSError):
+        if photo.icc:
+            profiles = io.BytesIO(photo.icc), ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(Image.fromarray(photo.rgb), *profiles)
+            return replace(photo, rgb=np.asarray(converted), icc=None)
+    return photo
 
 
 def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.ndarray:
@@ -187,6 +197,7 @@ def encode(array: np.ndarray, format: str = "png", photo: Photo | None = None) -
 def cut_photo(source: Any, predictor: Predictor, recipe: Recipe | None = None) -> Cut:
     """One photo, anything that `open_photo` takes, the whole way. Raises what its steps raise."""
     recipe, photo = recipe or Recipe(), open_photo(source)
+    photo = photo if recipe.background is None else to_srgb(photo)  # as colours are written
     soft = predictor.predict(photo.rgb, recipe.size)
     cutout = matting.cut_out(photo.rgb, soft, own_alpha=photo.alpha, **recipe.edge())
     if recipe.crop and cutout.rgba[..., 3].any():

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 ATTEMPTS = 3  # at a download
+LARGEST_TEXT = 50_000_000  # bytes: a notebook with its output may be large
 
 
 def project_root() -> Path:
@@ -59,6 +60,8 @@ def sha256(path: str | os.PathLike) -> str:
 def read_text(path: str | os.PathLike) -> str:
     """Text that a person or another program wrote: UTF-8, or UTF-16 with its mark, as PowerShell
     writes. Raises ValueError that names the file for any other."""
+    if (size := os.stat(path).st_size) > LARGEST_TEXT:
+        raise ValueError(f"{path} is too large: {size / 1e6:.0f} MB")
     content = Path(path).read_bytes()
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -176,7 +176,7 @@ def atomic_folder(target: Path) -> Iterator[str]:
         target.mkdir(exist_ok=True)
         for old in target.glob("frame_[0-9]*.png"):
             old.unlink()
-        for new in sorted(Path(part).iterdir()):
+        for new in sorted(Path(part).iterdir(), reverse=True):  # the first means: done
             new.replace(target / new.name)
 
 
@@ -187,7 +187,8 @@ def probe(path: Path) -> tuple[int, int, Fraction, bool, list[str], list[str]]:
     # 0:V is the first stream that is no cover picture of a song.
     command = ["-i", str(path), "-map", "0:V:0", "-frames:v", "1", "-vf"]
     command += ["scale='max(1,round(iw*sar))':ih,showinfo", "-f", "null", "-"]
-    log = FFmpeg(command, level="info").end()
+    log = FFmpeg(command, level="info").end().replace(str(path), "")
+    log = re.sub(r"(?m)^\[info\] {4}(?! *alpha_mode).*", "", log)  # titles say anything
     streams, shape = log.partition("Output #0")[0], re.search(r" s:(\d+)x(\d+) ", log)
     if not shape:
         why = "there is no video in it" if "matches no streams" in log else first_error(log)

@@ -78,6 +78,8 @@ def export(checkpoint, network, output, precision, source, overwrite) -> None:
     files = {name: file for name in (EXPORTED if precision == "all" else (precision,))}
     for name in files.keys() - {"float32"} if precision == "all" or not output else ():
         files[name] = file.with_stem(f"{file.stem}_{name}")
+    if any(file.exists() and file.samefile(path) for file in files.values()):
+        raise ValueError(f"{path} is what the export is made of: choose another name with -o")
     if there := [str(file) for file in files.values() if file.exists() and not overwrite]:
         raise ValueError(f"there already: {', '.join(there)}. --overwrite replaces")
     pairs = open_photos(path, source).train if "int8" in files else ()

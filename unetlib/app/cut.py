@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
+from math import inf
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -76,7 +77,7 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     photo_ends = {kind: f"_{kind}.{format}" for kind in kinds}
     film_ends = {"video": f"_foreground.{video_format}".removesuffix(".frames")}
     folder, file = find_target(into, stdin="-" in inputs)
-    if file and file.exists() and not overwrite:
+    if file and file is not STDOUT and file.exists() and not overwrite:
         raise ValueError(f"{file} is there already: --overwrite replaces it")
     errors, done = [], []  # done: (source, what is to be said of it, why it failed)
     found = dict(find_sources(inputs, folder, errors))
@@ -92,6 +93,8 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
     todo = [task for task in tasks if task[1]]
     films = [task for task in todo if "video" in task[1]]
     photos = [task for task in todo if "video" not in task[1]]
+    if films and (mask_only or comparison):
+        click.echo("of videos the cut-out alone is written, no masks and no comparison", err=True)
     cut_one = partial(cut_file, recipe, smooth, format, debug)
     try:  # PyMatting prints, which may not go between the bytes of a picture
         with redirect_stdout(sys.stderr), ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
@@ -137,7 +140,8 @@ def cut_file(recipe, smooth, format, debug, predictor, source, targets) -> tuple
         if "video" in targets:
             return source, cut_video(source, targets["video"], predictor, recipe, smooth), ""
         photo = sys.stdin.buffer.read() if source is STDIN else source
-        photo = source.read_bytes() if isinstance(source, Remote) else photo
+        if source is not STDIN and (isinstance(source, Remote) or not source.is_file()):
+            photo = source.read_bytes()  # a pipe, too, gives its bytes once
         width, height = image_size(photo)
         with ONE_LARGE if width * height > LARGE else nullcontext():
             result = cut_photo(photo, predictor, recipe)
@@ -237,8 +241,9 @@ def is_newer(target: Path, source: Path) -> bool:
     file = target / "frame_00001.png" if target.is_dir() else target
     made = file.stat() if file.is_file() else None
     remote = isinstance(source, Remote)
-    mtime = source.seconds if remote else source.exists() and source.stat().st_mtime
-    return bool(made and mtime and made.st_size and made.st_mtime >= mtime)  # stdin has no date
+    dated = remote or (source is not STDIN and source.exists())
+    mtime = (source.seconds if remote else source.stat().st_mtime) if dated else inf
+    return bool(made and made.st_size and made.st_mtime >= mtime)
 
 
 def find_sources(inputs, into: Path, errors: list[str]) -> Iterator[tuple[Path, str]]:

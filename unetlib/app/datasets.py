@@ -40,25 +40,30 @@ def check(folder, quarantine) -> None:
         click.echo(f"page: {write_page(page, f'Data check of {root.name}', parts)}")
     except ImportError as error:  # the base installation finds as much
         click.echo(f"no page: {error}")
-    while away and any(issue.removable for issue in report.issues):
-        move(report, away)
+    while away and move(report, away):
         report = examine(folder)  # masks without their photos are found now
         click.echo(f"moved to {away}, see moved.csv there. Now: {report.text()}")
     sys.exit(any(issue.kind in ERRORS for issue in report.issues))
 
 
-def move(report, away: Path) -> None:
-    """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason."""
+def move(report, away: Path) -> int:
+    """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason.
+    Returns how many files."""
+    text, moved = {"encoding": "utf-8", "errors": "surrogateescape"}, 0
     for issue in report.issues:  # the worst first
         for path in [path for pair in issue.removable for path in (pair.image, pair.mask)]:
             # gone already, for a worse issue; or not a file of the set, as masks that we drew
-            if not (path and os.path.lexists(path) and path.is_relative_to(report.root)):
+            if not (path and os.path.lexists(path)):
+                continue
+            if not path.parent.resolve().is_relative_to(report.root.resolve()):
                 continue
             target = away / path.relative_to(report.root)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(away / "moved.csv", "a", newline="", encoding="utf-8") as file:
+            with open(away / "moved.csv", "a", newline="", **text) as file:
                 csv.writer(file, lineterminator="\n").writerow([path, target, issue.reason])
             shutil.move(path, target)
+            moved += 1
+    return moved
 
 
 @click.command(cls=Command, short_help="Put a dataset into data/ as plain photos and masks.")
@@ -79,18 +84,24 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     """
     from tqdm import tqdm
 
-    from unetlib.data.pairs import DataError
-    from unetlib.data.sources import open_source
+    from unetlib.data.pairs import DataError, image_files
+    from unetlib.data.sources import absolute_spec, open_source
 
     target = user_path(into).absolute() if into else resolve("data")
     source = open_source(spec, val_fraction=val_fraction, seed=seed)
     click.echo(source.describe())
-    record, request = target / ".prepared.json", json.dumps([spec, size, val_fraction, seed])
-    there = any(p.is_file() for side in ("train", "val") for p in (target / side).rglob("[!.]*"))
+    record = target / ".prepared.json"
+    request = json.dumps([absolute_spec(spec), size, val_fraction, seed])
+    parts = ("train/**/[!.]*", "val/**/[!.]*", "manifest.csv")
+    there = any(path.is_file() for part in parts for path in target.glob(part))
     if there and not (record.is_file() and record.read_text() == request):
-        raise DataError(f"{target} has photos that this command did not put there: change --into")
+        raise DataError(f"{target} has files that this command did not put there: change --into")
     write_atomic(record, request.encode())
     plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
+    ids = {id for id in image_files(target, []).values() if "/images/" in id}
+    if old := ids - {f"{side}/images/{pair.id}" for pair, side in plan}:
+        text = f"{target} has {len(old)} photos of an earlier split, such as {min(old)}"
+        raise DataError(f"{text}: delete that folder, or change --into")
     with ThreadPoolExecutor() as pool:
         work = pool.map(lambda job: copy(job[0], target / job[1], size), plan)
         failed = [*tqdm(work, "preparing", len(plan), delay=1)]

@@ -47,7 +47,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     row per photo) and metrics.json. Networks that fail are listed; exit code 1 then.
     """
     models = (*models, *named)
-    if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*", threshold):
+    if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*|\d(\.\d+)?e-\d+", threshold):
         raise ValueError(f"--threshold is a number between 0 and 1, or best, not {threshold!r}")
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
@@ -58,7 +58,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
 
     if predictions:
         made, truth = find_input(predictions), find_input(masks)
-        networks, pairs = {made.name: None}, match_predictions(made, truth)
+        networks, pairs = {made.resolve().name or "masks": None}, match_predictions(made, truth)
         notes = [f"Masks of {predictions}, measured with those of {masks}"]
     else:
         networks = find_models(() if everything else models or ["best"])

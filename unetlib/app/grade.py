@@ -7,6 +7,8 @@ This protects from mistakes; it is no sandbox against ill will.
 import json
 import os
 import shutil
+import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import click
 import unetlib
 from unetlib.app import Command, run
 from unetlib.app.pages import code, write_page
+from unetlib.config import POSITIVE
 from unetlib.errors import unknown
 from unetlib.paths import find_input, read_text, write_atomic
 
@@ -33,7 +37,6 @@ SETTINGS = {"count": 800, "image_size": 96, "seed": 0}  # of the drawings
 TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
 UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
 START = 60  # seconds in which a notebook's Python starts, on a slow machine
-ABOVE_0 = click.FloatRange(0, min_open=True)
 IMPORT = """import importlib, unetlib.checks  # whatever a cell did to them
 checks = importlib.reload(unetlib.checks)
 exercise = checks.exercise
@@ -61,14 +64,17 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
     known = {"notebook": [*course], "exercise": ["all", *course, *exercises], "metric": [*SCORES]}
     try:
         rows = yaml.safe_load(read_text(path))["items"]
-        items = [row | {"points": float(row["points"])} for row in rows]
+        items = [{"points": row["points"]} | row for row in rows]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} should be YAML like that of --show-rubric ({error})") from error
     for number, item in enumerate(items, 1):
         kind = next((kind for kind in KINDS if kind in item), "")
         if not kind or not item.keys() <= {kind, *KEYS}:
             raise ValueError(f"{path}, item {number}: one of {KINDS} is needed, and some of {KEYS}")
-        name = str(item[kind])
+        name, counts = str(item[kind]), [item[key] for key in KEYS[1:5] if key in item]
+        counts += [n for step in dict(item.get("partial", {})).items() for n in step]
+        if not all(type(n) in (int, float) and isfinite(n) for n in counts):
+            raise ValueError(f"{path}, item {number}: {counts} should be numbers")
         if name not in known.get(kind, [name]):
             raise ValueError(f"{path}, item {number}: {unknown(kind, name, known[kind])}")
         item |= {"kind": kind, "name": name, "title": str(item.get("title", f"{kind} {name}"))}
@@ -89,7 +95,7 @@ def find_submissions(paths: tuple[str, ...]) -> list[Path]:
 
 def find_file(folder: Path, pattern: str) -> Path | None:
     """The file that fits and is as high up as possible, and the newest of these."""
-    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    files = [p for p in folder.rglob(pattern) if p.is_file() and not p.is_symlink()]
     return min(files, key=lambda path: (len(path.parts), -path.stat().st_mtime), default=None)
 
 
@@ -101,7 +107,7 @@ class Grader:
     course: dict[str, Any]
     items: list[dict]
     work: Path
-    timeout: float
+    timeout: int
     memory: float
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -113,6 +119,8 @@ class Grader:
         temp, out_of = Path(tempfile.mkdtemp(dir=self.work)), sum(i["points"] for i in self.items)
         grade = {"submission": folder.name, "points": 0, "out_of": out_of, "flags": ""}
         try:
+            for page in ("grade.json", "grade.html"):  # of an earlier time
+                (folder / page).unlink(missing_ok=True)
             grade |= self.rerun(folder, temp)
             write_atomic(folder / "grade.json", json.dumps(grade, indent=2).encode())
             table = pd.DataFrame(grade["items"]).set_index("title").rename_axis(None)
@@ -121,7 +129,8 @@ class Grader:
         except Exception as error:
             grade |= {"points": 0, "flags": f"not graded: {error}", "items": []}
         shutil.rmtree(temp, ignore_errors=True)
-        click.echo(f"  {folder.name:<24} {grade['points']:g} of {out_of:g}")
+        why = f", {grade['flags']}" if not grade["items"] else ""
+        click.echo(f"  {folder.name:<24} {grade['points']:g} of {out_of:g}{why}")
         return grade
 
     def rerun(self, folder: Path, temp: Path) -> dict:
@@ -129,9 +138,13 @@ class Grader:
         import nbformat
 
         copy = temp / "submission"
-        shutil.copytree(folder, copy, ignore=UNWANTED, symlinks=True)
-        for link in [path for path in copy.rglob("*") if path.is_symlink()]:
-            link.unlink()  # it may lead out of the submission
+        with suppress(shutil.Error):  # what cannot be read is not there
+            shutil.copytree(folder, copy, ignore=UNWANTED, symlinks=True)
+        for path in [*copy.rglob("*")]:
+            if path.is_symlink():  # it may lead out of the submission
+                path.unlink()
+            else:
+                path.chmod(0o700)
         (temp / "outputs").mkdir()
         record = find_file(copy, "metrics.json")
         outputs = [record.parent if record else copy, temp / "outputs"]
@@ -151,7 +164,7 @@ class Grader:
                     nbformat.write(notebook, path)
                     for _ in range(2):  # kernels that start at the same time may take one port
                         seconds = min(START + 4 * self.timeout, end - time.monotonic())
-                        arguments = [path, f"{self.timeout:g}"], temp, seconds
+                        arguments = [path, self.timeout], temp, max(1, seconds)
                         problem = self.run_limited(__name__, *arguments)
                         notebook = run.read_notebook(path)
                         if any(cell.execution_count for cell in code_cells(notebook)):
@@ -190,7 +203,7 @@ class Grader:
         means = {name: s["mean"] for name, s in scores.items() if s["mean"] is not None}
         for name, value in means.items():
             claim = value if claimed.get(name) is None else claimed[name]
-            if not isinstance(claim, float) or abs(claim - value) > TOLERANCE:
+            if type(claim) not in (int, float) or abs(claim - value) > TOLERANCE:
                 raise ValueError(f"forged: {name} {claim!s:.9}, measured was {value:.3f}")
         return means | {"photos": measured["photos"]}
 
@@ -200,14 +213,14 @@ class Grader:
         import psutil
 
         environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(temp))
+        environment["PYTHONUSERBASE"] = site.getuserbase()  # where HOME has it
         environment["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
         environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
         command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
-        end, reason, log = time.monotonic() + seconds, "", temp / "log.txt"
-        with open(log, "wb") as file:
-            options = {"cwd": temp, "env": environment, "stdout": file, "stderr": file}
-            options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
-            process = subprocess.Popen(command, **options)
+        end, reason, log = time.monotonic() + seconds, "", tempfile.TemporaryFile()  # noqa: SIM115
+        options = {"cwd": temp, "env": environment, "stdout": log, "stderr": log}
+        options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
+        process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
             taken = sum(one.info["memory_info"].rss for one in processes_of(temp)) / 1e9
             if time.monotonic() > end:
@@ -216,27 +229,33 @@ class Grader:
                 reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
         while living := processes_of(temp):  # what forks meanwhile is found in the next round
             for one in living:
-                with suppress(psutil.Error):
+                with suppress(psutil.Error, OSError):
                     one.kill()
+                    os.killpg(os.getpgid(one.pid), signal.SIGKILL)  # of forks that come and go
             psutil.wait_procs(living, timeout=0.1)
         if self.stop.is_set():
             raise KeyboardInterrupt
         if process.wait() and not reason:
-            lines = log.read_text(errors="replace").split("\n")[-2:]
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 1000))
+            lines = log.read().decode(errors="replace").split("\n")[-2:]
             reason = "".join(lines) or f"its process died (exit code {process.returncode})"
         return reason
 
 
 def processes_of(temp: Path) -> list:
     """All processes that a submission started, also those that cut the ties to their parents: they
-    inherited its folder as UNETLIB_ROOT."""
+    inherited its folder as UNETLIB_ROOT, or work in it."""
     import psutil
 
-    found, root = psutil.process_iter(["environ", "memory_info"]), str(temp)
-    return [one for one in found if (one.info["environ"] or {}).get("UNETLIB_ROOT") == root]
+    def belongs(info: dict) -> bool:
+        root = (info["environ"] or {}).get("UNETLIB_ROOT")
+        return root == str(temp) or Path(info["cwd"] or "/").is_relative_to(temp)
+
+    found = psutil.process_iter(["environ", "cwd", "memory_info"])
+    return [process for process in found if belongs(process.info)]
 
 
-def run_cells(path: str, seconds: str) -> None:
+def run_cells(path: str, seconds: int) -> None:
     """In a process of its own: run a notebook in place, a cell for some seconds at most. It is
     saved after each cell: what was done counts also where this process is killed."""
     import nbformat
@@ -246,11 +265,14 @@ def run_cells(path: str, seconds: str) -> None:
     late = {"ename": "Timeout", "evalue": f"it ran longer than {seconds} s", "traceback": []}
 
     def save(cell, cell_index, execute_reply) -> None:
-        if execute_reply["content"].get("ename") == "Timeout":
-            cell.outputs.append(nbformat.v4.new_output("error", **late))
+        reply = execute_reply["content"]
+        told = any(one.output_type == "error" for one in cell.outputs)
+        if reply.get("ename") == "Timeout" or ("ename" in reply and not told):
+            what = {key: str(reply[key]) for key in ("ename", "evalue")}
+            cell.outputs.append(nbformat.v4.new_output("error", traceback=[], **what))
         write_atomic(Path(path), nbformat.writes(notebook).encode(errors="replace"))
 
-    options = {"timeout": float(seconds), "interrupt_on_timeout": True, "error_on_timeout": late}
+    options = {"timeout": seconds, "interrupt_on_timeout": True, "error_on_timeout": late}
     options |= {"iopub_timeout": 10, "allow_errors": True, "on_cell_executed": save}
     options |= {"shutdown_kernel": "immediate", "extra_arguments": ["--log-level=CRITICAL"]}
     NotebookClient(notebook, kernel_name="python3", **options).execute(cwd=Path(path).parent)
@@ -260,7 +282,7 @@ def use_own_checks(notebook, original, temp: Path) -> None:
     """Put the course's checks and the smallest preset into a submission's notebook."""
     values = run.SMOKE | {"outputs_dir": f"{temp}/outputs", "data_dir": f"{temp}/data"}
     lines, own = [f"{key} = {value!r}" for key, value in values.items()], check_cells(original)
-    for cell in code_cells(notebook):
+    for cell in [cell for cell in notebook.cells if cell.cell_type == "code"]:
         cell.outputs, cell.execution_count = [], None
         nbgrader = cell.metadata.pop("nbgrader", None)
         if isinstance(nbgrader, dict) and (name := nbgrader.get("grade_id")) in own:
@@ -313,8 +335,8 @@ def share_of(item: dict, results: dict) -> tuple[float, str]:
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
-@click.option("--timeout", type=ABOVE_0, default=300, help="Seconds a cell may take [300].")
-@click.option("--memory", type=ABOVE_0, default=4, help="GB that a submission may take [4].")
+@click.option("--timeout", type=click.IntRange(1), default=300, help="Seconds of a cell [300].")
+@click.option("--memory", type=POSITIVE, default=4, help="GB that a submission may take [4].")
 def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     """Give points by a rubric. PATH is a run, a submission or a folder of submissions.
 
@@ -334,6 +356,8 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     course = {path.stem: run.read_notebook(path) for path in run.find_notebooks()}
     items = read_rubric(find_input(rubric_file) if rubric_file else RUBRIC, course)
     folders = find_submissions(paths)
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):  # end what runs, and clean up
+        signal.signal(getattr(signal, name), signal.default_int_handler)
     temporary = tempfile.TemporaryDirectory(prefix="unetlib-", ignore_cleanup_errors=True)
     with temporary as work, ThreadPoolExecutor(jobs) as pool:
         grader = Grader(course, items, Path(work), timeout, memory)
@@ -351,4 +375,4 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
 
 
 if __name__ == "__main__":
-    run_cells(*sys.argv[1:])
+    run_cells(sys.argv[1], int(sys.argv[2]))

@@ -47,9 +47,9 @@ from starlette.requests import ClientDisconnect
 
 from unetlib import __version__
 from unetlib.app.web import Networks, build_page
-from unetlib.cutting import Recipe, cut_photo, read_background
+from unetlib.cutting import Recipe, cut_photo, read_background, to_srgb
 from unetlib.data import images
-from unetlib.data.images import ImageError, TooLarge, load_image
+from unetlib.data.images import ImageError, TooLarge, open_photo
 from unetlib.errors import need, unknown
 from unetlib.matting import REFINEMENTS
 from unetlib.pretrained import NETWORKS
@@ -317,7 +317,7 @@ def cut(gateway: Gateway, args: Parameters, photo: UploadFile) -> tuple[bytes, d
         background = read_background(background, files=False)
     else:
         try:
-            background = np.asarray(load_image(background.file))
+            background = to_srgb(open_photo(background.file)).rgb
         except ImageError as error:
             raise ValueError(f"background: {error}") from error
     options = args.model_dump(include={"threshold", "refine", "crop", "size"})

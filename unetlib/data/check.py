@@ -103,7 +103,7 @@ def examine(dataset: str | os.PathLike | Source) -> Report:
         sides = {"train": [*dataset.train], "val": [*dataset.val]}
         found = Found(dataset.root, sides, [*dataset.skipped])
     else:
-        named = str(dataset).partition(":")[0] in SOURCES
+        named = str(dataset).partition(":")[0] in SOURCES and not Path(dataset).is_dir()
         term, *more = read_spec(str(dataset)) if named else [Term("folder", dataset)]
         if more:
             raise ValueError(f"one source at a time can be checked, not '{dataset}'")

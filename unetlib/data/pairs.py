@@ -81,9 +81,13 @@ def list_skipped(skipped: Sequence[Skipped], root: Path) -> str:
 
 def image_files(folder: Path, skipped: list[Skipped]) -> dict[Path, str]:
     """The image files below a folder, sorted, with their ids; others are added to `skipped`."""
-    files, paths, errors = {}, [], []
-    for here, _, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        paths += [Path(here, name) for name in names]
+    files, paths, errors, seen = {}, [], [], set()
+    for here, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # links may go in circles
+            folders.clear()
+        else:
+            seen.add(real)
+            paths += [Path(here, name) for name in names]
     skipped += [Skipped(Path(e.filename), str(e.strerror), "not read") for e in errors]
     for path in sorted(paths):
         name = path.relative_to(folder)

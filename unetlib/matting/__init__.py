@@ -94,7 +94,7 @@ def cut_out(
     mask = _largest_part(mask) if largest else mask
     mask = _without_holes(mask) if fill_holes else mask
     mask = _grown(mask, grow) if grow else mask
-    mask = _feathered(mask, feather) if feather > 0.01 else mask
+    mask = _feathered(mask, min(feather, max(mask.shape))) if feather > 0.01 else mask
     if own_alpha is not None:
         mask = np.minimum(mask, own_alpha * np.float32(1 / 255))
     soft = mask if t == 0.5 else bent(mask, 0.5, t)

@@ -66,8 +66,8 @@ class UNet(nn.Module):
         half: bool = False,  # work at half the size: wider for the same cost, without fine detail
     ):
         super().__init__()
-        if base < 2 or depth < 1:
-            raise ValueError(f"base is at least 2 and depth at least 1, not {base} and {depth}")
+        if base < 2 or not 1 <= depth <= 9:
+            raise ValueError(f"base is at least 2 and depth 1 to 9, not {base} and {depth}")
         self.skips, self.halved = skips, half  # nn.Module has a `half`
         narrow = {"bilinear": 2, "transposed": 1}[upsampling]
         widths = [base * 2**level for level in range(depth)]  # 64, 128, 256, 512
