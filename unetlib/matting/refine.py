@@ -109,8 +109,9 @@ def guided_lines(image: np.ndarray, mask: np.ndarray, radius: int, eps: float = 
 
 def apply_lines(lines: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The mask that `guided_lines` of the same size give for a photo, float32 (H, W) in [0, 1]."""
-    mask = np.einsum("hwc,hwc->hw", lines[..., :3], np.float32(image) / 255) + lines[..., 3]
-    return np.clip(mask, 0, 1)
+    colours = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # and 255, for the constant of each line
+    products = cv2.multiply(lines, colours, scale=1 / 255, dtype=cv2.CV_32F)
+    return np.clip(cv2.transform(products, np.ones((1, 4), np.float32)), 0, 1)
 
 
 def whole_size(image, lines, coarse, reach: int, ends: float = 0.0) -> np.ndarray:
@@ -118,9 +119,12 @@ def whole_size(image, lines, coarse, reach: int, ends: float = 0.0) -> np.ndarra
     `coarse` is only 0 or only 1 within `reach` are filled with that value."""
     around = cv2.blur(coarse, (2 * reach + 5,) * 2)
     out = np.empty(image.shape[:2], np.float32)
+    zoom = np.divide(out.shape, around.shape)
 
     def fill(tile: tuple[slice, slice]) -> None:
-        near = enlarged(around, out.shape, tile)
+        corners = np.array([[side.start, side.stop] for side in tile]).T / zoom
+        (top, left), (bottom, right) = corners.astype(int)
+        near = around[top : bottom + 2, left : right + 2]
         if near.max() < 1e-4 or near.min() > 1 - 1e-4:
             out[tile] = near[0, 0] > 0.5
         else:
