@@ -49,13 +49,12 @@ def check(folder, quarantine) -> None:
 def move(report, away: Path) -> int:
     """Moves what would have to go into `away`; moved.csv says of each file: from, to, reason.
     Returns how many files."""
-    text, moved = {"encoding": "utf-8", "errors": "surrogateescape"}, 0
+    root, moved = report.root.resolve(), 0
+    text = {"encoding": "utf-8", "errors": "surrogateescape"}
     for issue in report.issues:  # the worst first
         for path in [path for pair in issue.removable for path in (pair.image, pair.mask)]:
             # gone already, for a worse issue; or not a file of the set, as masks that we drew
-            if not (path and os.path.lexists(path)):
-                continue
-            if not path.parent.resolve().is_relative_to(report.root.resolve()):
+            if not (path and os.path.lexists(path) and path.parent.resolve().is_relative_to(root)):
                 continue
             target = away / path.relative_to(report.root)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,8 @@ from unetlib.paths import find_input, read_text, write_atomic
 
 RUBRIC = Path(__file__).with_name("rubric.yaml")
 KINDS = ("notebook", "exercise", "file", "metric")
-KEYS = ("title", "points", "at_least", "at_most", "at_least_bytes", "partial")
+NUMBERS = ("points", "at_least", "at_most", "at_least_bytes")
+KEYS = ("title", *NUMBERS, "partial")
 SETTINGS = {"count": 800, "image_size": 96, "seed": 0}  # of the drawings
 TOLERANCE = 0.02  # claimed and measured scores may differ so much: another device, other rounding
 UNWANTED = shutil.ignore_patterns("data", "executed", "unetlib", "__pycache__", "*venv*", ".*")
@@ -71,7 +72,7 @@ def read_rubric(path: Path, course: dict[str, Any]) -> list[dict]:
         kind = next((kind for kind in KINDS if kind in item), "")
         if not kind or not item.keys() <= {kind, *KEYS}:
             raise ValueError(f"{path}, item {number}: one of {KINDS} is needed, and some of {KEYS}")
-        name, counts = str(item[kind]), [item[key] for key in KEYS[1:5] if key in item]
+        name, counts = str(item[kind]), [item[key] for key in NUMBERS if key in item]
         counts += [n for step in dict(item.get("partial", {})).items() for n in step]
         if not all(type(n) in (int, float) and isfinite(n) for n in counts):
             raise ValueError(f"{path}, item {number}: {counts} should be numbers")
@@ -266,8 +267,8 @@ def run_cells(path: str, seconds: int) -> None:
 
     def save(cell, cell_index, execute_reply) -> None:
         reply = execute_reply["content"]
-        told = any(one.output_type == "error" for one in cell.outputs)
-        if reply.get("ename") == "Timeout" or ("ename" in reply and not told):
+        shown = any(one.output_type == "error" for one in cell.outputs)
+        if reply.get("ename") == "Timeout" or ("ename" in reply and not shown):
             what = {key: str(reply[key]) for key in ("ename", "evalue")}
             cell.outputs.append(nbformat.v4.new_output("error", traceback=[], **what))
         write_atomic(Path(path), nbformat.writes(notebook).encode(errors="replace"))

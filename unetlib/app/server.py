@@ -345,9 +345,9 @@ def cut_batch(gateway: Gateway, args: Parameters, photos: list, job: Job) -> tup
                 archive.writestr(result, content)
                 facts = {"status": 200, "result": result} | facts
             except Exception as error:
-                failed = as_request_error(error)
-                facts = {"status": failed.status_code, "error": failed.code}
-                facts["message"] = failed.detail
+                failure = as_request_error(error)
+                facts = {"status": failure.status_code, "error": failure.code}
+                facts["message"] = failure.detail
             report.append({"file": name} | facts)
         archive.writestr("report.json", json.dumps(report, indent=1))
     failed = sum(line["status"] != 200 for line in report)

@@ -153,7 +153,7 @@ def build_page(
         paths = paths or [path]
         if not any(paths):
             raise gr.Error("choose a photo first", print_exception=False)
-        with shown_errors(), tempfile.TemporaryDirectory() as folder:  # Gradio copies
+        with shown_errors(), tempfile.TemporaryDirectory() as folder:  # Gradio copies the files
             files = run(make_files, folder, paths, networks.load(name), *rest)
             yield gr.File(files, visible=True)
 
