@@ -134,7 +134,7 @@ def test_scores_with_intervals(pairs):
     for name in SCORES:
         mean, low, high, _ = paired(np.zeros(len(pairs)), found.table[name])
         assert scores[name] == pytest.approx({"mean": mean, "low": low, "high": high})
-    counts = Counts(*(np.sum(found.table[[name]]) for name in COUNTS))
+    counts = Counts(*(found.table[name].sum() for name in COUNTS))
     assert scores["pooled_iou"]["mean"] == counts.iou().item()
 
 
