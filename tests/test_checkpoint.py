@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from unittest.mock import DEFAULT, patch
 
 import pytest
 import torch
@@ -98,6 +99,11 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, checkpoint, zipped):
     with pytest.raises(CheckpointError, match=r"x\.pth .*carries code.*refused"):
         load_checkpoint(path)
     assert not trace.exists()
+
+
+def test_a_file_that_a_virus_scanner_holds_for_a_moment(tmp_path, checkpoint):
+    with patch("os.replace", side_effect=[PermissionError, DEFAULT], wraps=os.replace):
+        assert load_checkpoint(save_checkpoint(tmp_path / "x.pth", checkpoint)).epoch == 7
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on file sizes, which Windows lacks")

@@ -92,7 +92,7 @@ def graded(toy):
     folder = toy / "submissions"
     write_submissions(folder, true_scores(toy / "net"))
     before = tree(folder)
-    limits = ["--rubric", toy / "rubric.yaml", "--timeout", 6, "--memory", 1, "--jobs", 3]
+    limits = ["--rubric", toy / "rubric.yaml", "--timeout", 6, "--memory", 1.5, "--jobs", 3]
     process = unetlib(toy, folder, *limits)
     output = process.communicate()[0]
     assert process.returncode == 0, output

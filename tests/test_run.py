@@ -99,12 +99,13 @@ def test_a_part_goes_on_in_the_same_folder(root, course):
         ("x = 1\nraise ValueError(f'no\\nthing: <b>{x}</b>')", "ValueError: no thing: <b>1</b>"),
         ("import time; time.sleep(60)", "Timeout: it ran longer than 2 s"),
         ("import os; os._exit(3)", "DeadKernelError: the notebook's Python died, most often for"),
+        ("import os; os.kill(os.getppid(), 2); import time; time.sleep(60)", "KeyboardInterrupt"),
     ],
 )
 def test_a_failing_notebook_is_one_line_and_what_ran_is_kept(root, unetlib, code, words):
     write_course(root / "notebooks", code)
     result, folder = unetlib("run", "--name", "x", "--timeout", 2), root / "outputs/runs/x"
-    assert result.returncode == 1
+    assert result.returncode == (130 if words == "KeyboardInterrupt" else 1)
     assert "01_data                ok" in result.stdout and "report.html" in result.stdout
     assert result.stderr.splitlines()[-1].startswith(f"04_evaluate, cell 3: {words}")
     record = read_record(folder)

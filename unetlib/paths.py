@@ -4,6 +4,7 @@ writes and downloads."""
 import codecs
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,7 +27,7 @@ def project_root() -> Path:
 
 def cache_dir() -> Path:
     """Where downloads are kept: the environment variable UNETLIB_CACHE, else ~/.cache/unetlib."""
-    return Path(os.environ.get("UNETLIB_CACHE") or "~/.cache/unetlib").expanduser()
+    return user_path(os.environ.get("UNETLIB_CACHE") or "~/.cache/unetlib")
 
 
 def user_path(path: str | os.PathLike) -> Path:
@@ -67,9 +68,7 @@ def read_text(path: str | os.PathLike) -> str:
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no text in UTF-8 or UTF-16, save it as one: {error}"
-        ) from error
+        raise ValueError(f"{path} is no text in UTF-8 or UTF-16, save it so: {error}") from error
 
 
 @contextmanager
@@ -99,7 +98,11 @@ def atomic(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:20]}.{uuid4().hex[:8]}.part")  # the name may be long
     try:
         yield part
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except PermissionError:  # on Windows, while a virus scanner reads the old one
+            time.sleep(2)
+            os.replace(part, path)
     except OSError as error:
         if error.errno and not error.filename:  # of a write: a full disk, a limit
             error.filename = str(path)

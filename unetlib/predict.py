@@ -4,9 +4,11 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -18,6 +20,7 @@ from unetlib.data.preprocess import Preprocess, to_array
 from unetlib.errors import CheckpointError
 
 FORMAT, CUDA = "unetlib-onnx", "CUDAExecutionProvider"
+METAL = Lock()  # PyTorch aborts where two threads use an Apple GPU
 MIN_SIZE, MAX_SIZE = 32, 4096  # working sizes; below, a U-Net's deepest level has no pixels left
 
 
@@ -39,7 +42,7 @@ def probabilities(model: Any, batch: Any) -> np.ndarray:
 
     batch = torch.as_tensor(batch)
     batch = batch.to(next(model.parameters(), batch))  # its device and precision
-    with torch.inference_mode():
+    with torch.inference_mode(), METAL if batch.is_mps else nullcontext():
         logits = model(batch.contiguous(memory_format=torch.channels_last))
         return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
 

@@ -46,7 +46,7 @@ class FitResult:
     history: a dict per finished epoch: epoch, lr, train_loss and its terms, val_loss and its terms,
     val_iou, val_dice, val_accuracy (means over images). timings: another: seconds,
     images_per_second, data_wait (share of the seconds). stopped: "finished", "early stop" or
-    "interrupted". best_path, last_path: checkpoints, None where there is none.
+    "interrupted"; loaded, "" where it can go on. best_path, last_path: checkpoints, or None.
     """
 
     history: list[dict]
@@ -131,7 +131,7 @@ def fit(
     )
     world, main = accelerator.num_processes, accelerator.is_main_process
     train = _prepare(accelerator, train_loader, even=True)
-    val = None if val_loader is None else _prepare(accelerator, val_loader, even=False)
+    val = None if val_loader in (None, [], ()) else _prepare(accelerator, val_loader, even=False)
     steps = len(train)  # batches of this process in an epoch
     if steps == 0:
         raise TrainingError("the training loader yields no batch: lower batch_size")
@@ -209,7 +209,7 @@ def fit(
             torch.manual_seed(hash((config.seed, epoch)))  # for loaders that draw from it
             train.set_epoch(epoch)
             model.train()
-            run.lr = run.lr or optimizer.param_groups[-1]["lr"]  # the first may be an encoder's
+            run.lr = run.lr or max(group["lr"] for group in optimizer.param_groups)
             title, done = f"epoch {epoch}/{config.epochs}", len(run.batches)
             rest = accelerator.skip_first_batches(train, done) if done else train
             bar = stack.enter_context(tqdm(rest, title, mininterval=0.5, disable=not progress))
@@ -277,9 +277,9 @@ def fit(
             (folder / STATE).unlink(missing_ok=True)  # it was as large as three checkpoints
     except KeyboardInterrupt:
         stopped = "interrupted"
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("memory ran out: lower batch_size or image_size") from error
     except Exception as error:
+        if "out of memory" in str(error) or "not enough memory" in str(error):  # CUDA, CPU
+            raise TrainingError("memory ran out: lower batch_size or image_size") from error
         few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
         if "DataLoader worker" not in str(error) and not few:
             raise

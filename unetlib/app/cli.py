@@ -34,7 +34,7 @@ def app() -> None:
         stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
 
 
-@app.command(short_help="List the networks that have a name.")
+@app.command(cls=Command, short_help="List the networks that have a name.")
 def networks() -> None:
     """Networks for --network NAME: size, input, whether it is here, IoU and licence.
 
@@ -93,7 +93,6 @@ def main(args: list[str] | None = None) -> None:
 
     An error is one line on standard error; the traceback comes with --debug.
     """
-    args = sys.argv[1:] if args is None else args
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:  # closed, as in a service
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole process
@@ -108,7 +107,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo("unetlib: stopped with Ctrl-C", err=True)
         sys.exit(130)
     except Exception as error:
-        if "--debug" in args:
+        if "--debug" in (sys.argv if args is None else args):
             raise
         text = str(error) or "out of memory"
         if isinstance(error, ModuleNotFoundError):

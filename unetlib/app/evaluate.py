@@ -43,8 +43,8 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     unetlib evaluate a.pth b.onnx                 A leaderboard. --all: of all there are.
     unetlib evaluate --predictions A --masks B    Masks of another program; no network.
 
-    Measured are the val photos of the training, or of --source. Writes a page, evaluation.csv (a
-    row per photo) and metrics.json. Networks that fail are listed; exit code 1 then.
+    Measured are the val photos of the training (of drawings: those in data/ now), or of --source.
+    Writes a page, evaluation.csv (a row per photo) and metrics.json. Exit code 1: one failed.
     """
     models = (*models, *named)
     if not re.fullmatch(r"best|0?\.\d+|[01]\.?0*|\d(\.\d+)?e-\d+", threshold):
@@ -123,7 +123,7 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
     for name, one in found.items():
         for row in zip(*one.columns.values(), strict=True):
             lines.writerow([name, *("" if value != value else value for value in row)])
-    write_atomic(folder / FILES[1], text.getvalue().encode(errors="backslashreplace"))
+    write_atomic(folder / FILES[1], text.getvalue().encode("utf-8-sig", "backslashreplace"))
 
     name, best, error = (board[0][key] for key in ("name", "best_threshold", "calibration_error"))
     one, scores = found[name], record["scores"][name]

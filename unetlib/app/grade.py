@@ -213,13 +213,13 @@ class Grader:
         stopped ("it took more than 4 GB of memory") or failed, else ""."""
         import psutil
 
-        environment = os.environ | dict.fromkeys(("HOME", "TMPDIR", "UNETLIB_ROOT"), str(temp))
-        environment["PYTHONUSERBASE"] = site.getuserbase()  # where HOME has it
-        environment["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
-        environment["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
+        env = os.environ | {"PYTHONUSERBASE": site.getuserbase()}  # where HOME has it
+        env |= dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "UNETLIB_ROOT"), str(temp))
+        env["PYTHONPATH"] = str(Path(unetlib.__file__).parents[1])
+        env["MPLCONFIGDIR"] = str(self.work / "matplotlib")  # its fonts are found once
         command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
         end, reason, log = time.monotonic() + seconds, "", tempfile.TemporaryFile()  # noqa: SIM115
-        options = {"cwd": temp, "env": environment, "stdout": log, "stderr": log}
+        options = {"cwd": temp, "env": env, "stdout": log, "stderr": log}
         options |= {"stdin": subprocess.DEVNULL, "start_new_session": True}  # without Ctrl-C
         process = subprocess.Popen(command, **options)
         while process.poll() is None and not reason and not self.stop.wait(0.3):
@@ -230,7 +230,7 @@ class Grader:
                 reason = f"it took {taken:.1f} GB of memory, allowed are {self.memory:g} GB"
         while living := processes_of(temp):  # what forks meanwhile is found in the next round
             for one in living:
-                with suppress(psutil.Error, OSError):
+                with suppress(psutil.Error, OSError, AttributeError):  # Windows has no groups
                     one.kill()
                     os.killpg(os.getpgid(one.pid), signal.SIGKILL)  # of forks that come and go
             psutil.wait_procs(living, timeout=0.1)
@@ -335,7 +335,7 @@ def share_of(item: dict, results: dict) -> tuple[float, str]:
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--rubric", "rubric_file", metavar="FILE", help="YAML, see --show-rubric.")
 @click.option("--show-rubric", is_flag=True, help="Print the default one, to edit a copy.")
-@click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time.")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Submissions at a time [1].")
 @click.option("--timeout", type=click.IntRange(1), default=300, help="Seconds of a cell [300].")
 @click.option("--memory", type=POSITIVE, default=4, help="GB that a submission may take [4].")
 def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
@@ -361,7 +361,7 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
         signal.signal(getattr(signal, name), signal.default_int_handler)
     temporary = tempfile.TemporaryDirectory(prefix="unetlib-", ignore_cleanup_errors=True)
     with temporary as work, ThreadPoolExecutor(jobs) as pool:
-        grader = Grader(course, items, Path(work), timeout, memory)
+        grader = Grader(course, items, Path(work).resolve(), timeout, memory)
         try:
             grades = [*pool.map(grader.grade, folders)]
         finally:  # also after Ctrl-C

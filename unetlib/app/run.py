@@ -92,9 +92,9 @@ def declared_parameters(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any]:
+def check_parameters(given: dict[str, str], defaults: ChainMap, preset: str) -> dict[str, Any]:
     """The values in the types of the defaults, names of files as absolute paths. Raises ValueError
-    for what does not fit."""
+    for what does not fit, and FileNotFoundError for photos that are not there."""
     checked = {}
     known = sorted(defaults.keys() - {"outputs_dir"})
     for name, text in given.items():
@@ -105,7 +105,7 @@ def check_parameters(given: dict[str, str], defaults: ChainMap) -> dict[str, Any
             checked[name] = kind(text)
         except click.BadParameter as error:
             raise ValueError(f"-p {name}: {error.message} Default: {defaults[name]!r}") from None
-        if name == "photo" or (name == "data_dir" and Path(text).is_dir()):
+        if name == "photo" or (name == "data_dir" and (Path(text).is_dir() or preset == "full")):
             checked[name] = str(find_input(text))
     return checked
 
@@ -249,7 +249,7 @@ def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
     if not selected:
         known = ", ".join(path.stem for path in notebooks)
         raise ValueError(f"no notebook {start!r}: --from names one of {known}")
-    given = check_parameters(dict(parameters), ChainMap(*declared.values()))
+    given = check_parameters(dict(parameters), ChainMap(*declared.values()), preset)
     folder, record = open_run(preset, name, part=bool(start))
     about, preset = record["run"], record["run"]["preset"]
     about["parameters"] |= given
@@ -275,7 +275,7 @@ def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
     write_record(folder, record)
     click.echo(f"report: {write_report(folder)}")
     if error:
-        sys.exit(1)
+        sys.exit(130 if ": KeyboardInterrupt" in error else 1)
     if preset != "smoke" or not resolve("outputs/checkpoints").exists():
         with folder_lock(resolve("outputs/checkpoints")):  # a training may go on there
             click.echo(f"copied {', '.join(publish(folder)) or 'nothing'} to {resolve('outputs')}")

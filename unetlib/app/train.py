@@ -43,10 +43,10 @@ class TrainOptions(TrainConfig):
     depth: int = setting(0, IntRange(0), "U-Nets: how often a photo is halved; 0: the model's own")
     pretrained: bool = setting(False, BOOL, "backbones: begin with ImageNet weights (a download)")
     loss: str = setting("bce_dice", STRING, "a loss or a weighted sum, e.g. bce + 0.5*dice")
-    init_from: str = setting("", STRING, "network to fine-tune: people, best or a checkpoint")
+    init_from: str = setting("", STRING, "fine-tune people, best or a checkpoint: of this model")
     resume: bool = setting(True, BOOL, "go on with the same training where it was cut off")
     device: str = setting("auto", STRING, "what computes: auto, cpu, cuda, cuda:1 or mps")
-    processes: int = setting(1, IntRange(1), "train with so many processes, e.g. one for each GPU")
+    processes: int = setting(1, IntRange(1), "train with so many processes (not on Windows)")
     timelapse: bool = setting(True, BOOL, "after every epoch, keep pictures of val predictions")
     tracking: str = setting("tensorboard", TRACKERS, "who records the curves")
 

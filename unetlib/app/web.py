@@ -138,7 +138,7 @@ def build_page(
         try:
             yield
         except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
-            text = re.sub(r"^\S+[/\\]", "", str(error))  # visitors know files without folders
+            text = re.sub(r"^(\w:)?[/\\][^:]*[/\\]", "", str(error))  # no folders of ours
             raise gr.Error(text or "out of memory", print_exception=False) from error
 
     def receive(paths):

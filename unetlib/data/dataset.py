@@ -58,13 +58,7 @@ class PairDataset(Dataset):
     decoded once. Raises ImageError for a file that cannot be decoded.
     """
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        preprocess: Preprocess,
-        augment: str = "none",
-        seed: int = 0,
-    ):
+    def __init__(self, pairs: Sequence[Pair], preprocess: Preprocess, augment="none", seed=0):
         self.pairs, self.preprocess = tuple(pairs), preprocess
         self.augment, self.seed = augment, seed
         self.cached = len(self.pairs) * math.prod(preprocess.size) * 4 <= MEMORY_BYTES
@@ -181,6 +175,7 @@ def make_loaders(
             num_workers=processes,
             pin_memory=gpu,
             persistent_workers=processes > 0,
+            multiprocessing_context="fork" if processes and sys.platform == "linux" else None,
         )
 
     return load(source.train, True), load(source.val, False) if source.val else None
