@@ -57,6 +57,7 @@ UPRIGHT = {
     6: [BLUE, RED, WHITE, GREEN],
     7: [WHITE, GREEN, BLUE, RED],
     8: [GREEN, WHITE, RED, BLUE],
+    9: [RED, GREEN, BLUE, WHITE],  # there is no such orientation
 }
 
 
@@ -69,7 +70,7 @@ def test_exif_orientation_is_applied_to_photo_and_mask(tmp_path, suffix, orienta
     corners().save(path, exif=exif)
     image = load_image(path)
     assert seen(image) == UPRIGHT[orientation]
-    assert image_size(path) == image.size == ((40, 20) if orientation < 5 else (20, 40))
+    assert image_size(path) == image.size == ((20, 40) if 4 < orientation < 9 else (40, 20))
     assert load_mask(path).shape == image.size[::-1]
 
 
@@ -268,6 +269,7 @@ def mask_variants(hard):
         "16-bit": Image.fromarray(grey.astype(np.uint16) * 257),
         "float": Image.fromarray(hard.astype(np.float32)),
         "32-bit": Image.fromarray(hard.astype(np.int32) * 255),
+        "palette of 256 greys": Image.fromarray(grey).convert("P"),
         "grey palette": palette_image(hard * 3, [(0, 0, 0), RED, RED, WHITE]),
         "VOC palette": palette_image(hard * 15, [(0, 0, 0)] + [(192, 128, 128)] * 254),
         "transparent palette": palette_image(hard, [(9, 9, 9), (10,) * 3], transparency=0),
@@ -285,8 +287,8 @@ def test_masks_of_every_kind(tmp_path, hard, name):
     path = tmp_path / ("mask.tif" if image.mode in "FI" else "mask.png")
     image.save(path)
     mask = load_mask(path)
-    assert mask.dtype == np.float32 and mask.shape == hard.shape
-    assert np.array_equal(mask, hard.astype(np.float32))
+    assert mask.dtype == np.float32 and np.array_equal(mask, hard)
+    assert np.array_equal(load_mask(path, kind="labels"), hard != (name == "black is not first"))
 
 
 @pytest.mark.parametrize("bits", [8, 16])

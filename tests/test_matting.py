@@ -189,7 +189,7 @@ shapes = arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 def test_largest_part_and_holes_are_scipys(on):
     ndimage = pytest.importorskip("scipy.ndimage")
     image = np.zeros((*on.shape, 3), np.uint8)
-    whole = cut_out(image, np.float32(on), refine="none", fill_holes=True)
+    whole = cut_out(image, np.asfortranarray(on, np.float32), refine="none", fill_holes=True)
     np.testing.assert_array_equal(whole.binary > 0, ndimage.binary_fill_holes(on))
     found = cut_out(image, np.float32(on), refine="none", largest=True).binary > 0
     labels, count = ndimage.label(on, np.ones((3, 3)))

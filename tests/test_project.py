@@ -104,7 +104,7 @@ def part_of(name: str) -> str:
 
 
 def test_the_library_stays_thin():
-    assert lines(MODULES) <= 8_393 and len(MODULES) <= 50
+    assert lines(MODULES) <= 8_383 and len(MODULES) <= 50
     for path in MODULES.values():
         assert "fmt:" not in path.read_text(encoding="utf-8"), f"{path} squeezes lines"
     templates = [p for p in PACKAGE.rglob("*") if p.suffix in (".html", ".css", ".js", ".j2")]
@@ -168,11 +168,6 @@ def test_every_third_party_import_is_a_dependency_and_the_base_uses_all_of_its_o
     tool = closure(["unetlib.app.cut", "unetlib.app.cli"])
     tool = {name for name in tool if part_of(f"{name}.") != "app"} | {"unetlib.app.cut"}
     assert base <= set.union({"click"}, *(used[name] for name in tool))
-
-
-def test_dependencies_are_ranges_without_pins():
-    for text in PROJECT["project"]["dependencies"]:
-        assert ">=" in text and "==" not in text, text
 
 
 def test_conda_environment_lists_no_versions():

@@ -263,7 +263,7 @@ def test_the_moving_average_by_hand():
     plain = {"optimizer": "sgd", "momentum": 0.0, "clip": 0.0, "weight_decay": 0.0}
     plain |= {"schedule": "constant", "precision": "float32"}
     config = TrainConfig(epochs=4, lr=0.1, ema=0.5, **plain)
-    train(net, ([(ones, ones[:, :1])], None), config, loss=mean)
+    train(net, ([(ones, ones[:, :1])], []), config, loss=mean)
     expected = 0.0
     for n, value in enumerate((0.9, 0.8, 0.7, 0.6)):
         decay = min(0.5, (1 + n) / (10 + n)) if n else 0

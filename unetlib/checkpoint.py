@@ -84,7 +84,7 @@ def load_weights(model: nn.Module, state_dict: dict[str, torch.Tensor], source: 
     except (RuntimeError, TypeError, AttributeError) as error:
         name = getattr(model, "spec", {}).get("name", type(model).__name__)
         details = " ".join(str(error).split()).partition("; ")[0][:300]
-        text = f"the weights in {source} are of another architecture than {name}: {details}"
+        text = f"{source} has weights of another architecture than {name}, see --model: {details}"
         raise CheckpointError(text) from error
 
 
@@ -95,7 +95,7 @@ def write_file(path: Path, content: dict) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, AttributeError, TypeError, pickle.PicklingError) as error:
         text = f"could not write the checkpoint {path}: {error}. An earlier file is unchanged"
         raise CheckpointError(text) from error
 

@@ -44,7 +44,7 @@ def read_background(text: str | Background, files: bool = True) -> Background:
         if word == "transparent":
             return None
         if word == "grey":
-            return lambda rgba, image: greyed(image)
+            return lambda rgba, image: np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)] * 3)
         if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
             return lambda rgba, image: blurred(image, rgba[..., 3], sigma)
         if 0 <= (weight := float(weight) if color else 1.0) <= 1:
@@ -84,11 +84,6 @@ def blurred(image: np.ndarray, alpha: np.ndarray, strength: float = 0.03) -> np.
     both = cv2.GaussianBlur(both, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     result = np.rint(both[..., :3] / both[..., 3:]).clip(0, 255)
     return cv2.resize(np.uint8(result), image.shape[1::-1])
-
-
-def greyed(image: np.ndarray) -> np.ndarray:
-    """The photo without its colours (luma of Rec. 601), uint8 (H, W, 3)."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def mixed(image: np.ndarray, color: tuple[int, int, int], weight: float) -> np.ndarray:

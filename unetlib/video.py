@@ -25,8 +25,9 @@ from PIL import Image, ImageSequence
 from tqdm import tqdm
 
 from unetlib.cutting import Recipe, over_background
+from unetlib.data.images import open_photo
 from unetlib.errors import need
-from unetlib.matting import composite, cut_out, fit_cover
+from unetlib.matting import cut_out, fit_cover
 from unetlib.paths import atomic, find_input
 from unetlib.predict import Predictor, resize_soft
 
@@ -102,7 +103,7 @@ def cut_video(
         runs = ((data, sum(1 for _ in same)) for data, same in groupby(frames))
         while batch := list(islice(runs, BATCH)):
             rgba = [np.frombuffer(data, np.uint8).reshape(height, width, 4) for data, _ in batch]
-            rgb = [on_white(frame) for frame in rgba]
+            rgb = [open_photo(frame).rgb for frame in rgba]
             softs = predictor.predict_small(rgb, recipe.size)
             if smooth:
                 shown = [float(n / fps) for _, n in batch]
@@ -135,12 +136,6 @@ def cut_video(
     if damage or decoder.returncode:
         text += f", the rest of {source.name} is damaged or cut short ({first_error(damage)})"
     return text
-
-
-def on_white(rgba: np.ndarray) -> np.ndarray:
-    """A frame as the network sees it, like photos, uint8 (H, W, 3)."""
-    clear = rgba[..., 3].min() < 255
-    return composite(rgba, "white") if clear else cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
 
 
 class Steady:

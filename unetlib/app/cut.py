@@ -32,7 +32,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--network", "--checkpoint", multiple=True, default=["people"], help="Name, file.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("--size", type=int, metavar="PIXELS", help="Working size [as trained].")
-@click.option("--flip/--no-flip", default=None, help="Average with the mirror image [people: yes].")
+@click.option("--flip/--no-flip", default=None, help="Average with mirror image [people: photos].")
 @click.option("--threshold", default=0.5, metavar="X", help="Foreground from there on [0.5].")
 @click.option("--refine", default="guided", show_default=True, help="guided, closed-form or none.")
 @click.option("--background", metavar="WHAT", help="Colour, blur, grey, picture [transparent].")
@@ -44,7 +44,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--mask-only", is_flag=True, help="Masks, no cut-out; in one file the soft mask.")
 @click.option("--comparison", is_flag=True, help="Also photo, mask and cut-out side by side.")
 @click.option("--format", type=click.Choice(PICTURES), default="png", help="Of pictures [png].")
-@click.option("--video-format", type=click.Choice([*FILMS, "frames"]), help="Of videos [webm].")
+@click.option("--video-format", type=click.Choice([*FILMS, "frames"]), help="See below.")
 @click.option("--smooth/--no-smooth", default=True, help="Steady a video's masks over time [yes].")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Photos at a time [cores].")
 @click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="With Ray.")
@@ -105,7 +105,7 @@ def cut(inputs, into, network, device, flip, smooth, jobs, ray, overwrite, debug
                 alone = not address and (group is films or len(group) == 1)  # a file has all cores
                 load = partial(Predictor, weights, flip=each, threads=None if alone else 1)
                 predictor = load("auto" if address else device)
-                about = predictor.describe(recipe.size) + f", by Ray on {device}" * bool(address)
+                about = predictor.describe(recipe.size) + ", by Ray" * bool(address)
                 click.echo(f"network: {' + '.join(network)}: {about}", err=True)
                 if address:
                     gpus, load = "cuda" in device, partial(load, device)

@@ -22,9 +22,9 @@ def check(folder, quarantine) -> None:
     """Look at every photo and mask in FOLDER (default: data) and say what is wrong.
 
     FOLDER may be a source, as in "folder:photos?groups=folder": photos of a group are expected to
-    be alike. Nothing is changed, unless --quarantine is given: DIR, a new folder, then has what
-    would spoil training, and moved.csv says what came from where. Exit code 0: nothing would spoil
-    training, 1: something would, 2: a wrong request.
+    be alike. Nothing is changed, unless --quarantine is given: DIR, a new folder, then has bad
+    pairs, copies and lone files, and moved.csv says what came from where. Exit code 0: nothing
+    would spoil training, 1: something would, 2: a wrong request.
     """
     from unetlib.app.pages import write_page
     from unetlib.data.check import ERRORS, examine
@@ -94,7 +94,7 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     parts = ("train/**/[!.]*", "val/**/[!.]*", "manifest.csv")
     there = any(path.is_file() for part in parts for path in target.glob(part))
     if there and not (record.is_file() and record.read_text() == request):
-        raise DataError(f"{target} has files that this command did not put there: change --into")
+        raise DataError(f"{target} has files of other settings, or of somebody: change --into")
     write_atomic(record, request.encode())
     plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
     ids = {id for id in image_files(target, []).values() if "/images/" in id}

@@ -87,7 +87,7 @@ def open_photo(source: Any) -> Photo:
 def image_size(source: Any) -> tuple[int, int]:
     """(width, height) after orientation, from the header alone. Raises what `load_image` raises."""
     with opened(source) as image:
-        return image.size[::-1] if _orientation(image) >= 5 else image.size
+        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
 
 
 def fit_within(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
@@ -143,11 +143,11 @@ def _mask_values(image: Image.Image, kind: str) -> np.ndarray:
     if clear and (kind == "alpha" or rgba[..., 3].min() < 255):
         return rgba[..., 3]
     rgb = rgba[..., :3]
-    if image.mode == "P" and (kind == "labels" or np.ptp(rgb, axis=-1).any()):
+    if image.mode == "P" and np.ptp(rgb, axis=-1).any():
         index, black = np.asarray(image), ~rgb.any(axis=-1)
         background = index == 0 if kind == "labels" or not black.any() else black
         return ~background & (index != 255)
-    return rgb.max(axis=-1)
+    return np.asarray(image) if kind == "labels" and image.mode == "P" else rgb.max(axis=-1)
 
 
 @contextmanager
@@ -170,8 +170,8 @@ def opened(source: Any) -> Iterator[Image.Image]:
             raise TooLarge(f"{size} are more than {MAX_PIXELS / 1e6:g} megapixels")
         yield image
     except UnidentifiedImageError as error:
-        file.seek(0)
-        heic = file.read(10)[4:] in (b"ftyphe", b"ftypmi", b"ftypms")  # heic, mif1, msf1
+        again = getattr(file, "seekable", bool)() and file.seek(0) == 0  # no pipe
+        heic = again and file.read(10)[4:] in (b"ftyphe", b"ftypmi", b"ftypms")  # heic, mif1, msf1
         if heic and "HEIF" not in Image.OPEN:
             raise OSError(f"{prefix}to read HEIC photos: pip install pillow-heif") from error
         raise ImageError(f"{prefix}not an image that can be read ({KNOWN})") from error
@@ -228,4 +228,4 @@ def _unit_range(values: np.ndarray) -> np.ndarray:
         raise ImageError("it holds values that are not numbers (NaN or infinite)")
     top, unsigned = values.max(), values.dtype.kind == "u"
     usual = (np.iinfo(values.dtype).max,) if unsigned else (1, 255, 65535, top)
-    return np.clip(values.astype(np.float32) / next(t for t in usual if top <= t + 1e-5), 0, 1)
+    return np.clip(np.float32(values) / next(np.float32(t) for t in usual if top <= t + 1e-5), 0, 1)

@@ -195,9 +195,9 @@ def find_pairs(
         args |= {"val_fraction": val_fraction, "seed": seed}
     found = SOURCES[name](root, **args)
     folders.add_manifest(found)
-    groups = "(.*)/" if groups == "folder" else groups or PUBLISHED.get(name, {}).get("groups", "")
+    groups = groups or PUBLISHED.get(name, {}).get("groups", "")
     try:
-        pattern = re.compile(groups)
+        pattern = re.compile("(.*)/" if groups == "folder" else groups)
     except re.error as error:
         raise ValueError(f"groups={groups!r} is no regular expression: {error}") from error
     ids = [pair.id for pairs in found.sides.values() for pair in pairs]

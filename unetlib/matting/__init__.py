@@ -80,7 +80,7 @@ def cut_out(
     """
     check_image(image)
     t = check_edge(threshold, refine, grow, feather)
-    soft = np.asarray(soft, dtype=np.float32)
+    soft = np.ascontiguousarray(soft, dtype=np.float32)
     if soft.shape != image.shape[:2]:
         raise ValueError(f"the photo is {image.shape[:2]} (H, W), its soft mask is {soft.shape}")
     if (a := own_alpha) is not None and (a.dtype, a.shape) != (np.uint8, soft.shape):

@@ -32,7 +32,7 @@ def shrunk(array: np.ndarray, scale: float, method: int = cv2.INTER_AREA) -> np.
 
 
 def enlarged(array: np.ndarray, shape: tuple[int, ...], tile: tuple[slice, slice]) -> np.ndarray:
-    """One tile of the array at size `shape`, the same as from `cv2.resize`."""
+    """One tile of the array at size `shape`, nearly as from `cv2.resize`."""
     top, left = tile[0].start, tile[1].start
     y, x = array.shape[0] / shape[0], array.shape[1] / shape[1]
     matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])

@@ -99,4 +99,4 @@ def is_exported(path: Path) -> bool:
 
 def name_of(network: str | os.PathLike) -> str:
     """The name that is meant by itself or by the path of its file; "" for any other."""
-    return next((name for name, one in NETWORKS.items() if network in (name, one.path)), "")
+    return next((n for n, one in NETWORKS.items() if str(network) in (n, str(one.path))), "")
