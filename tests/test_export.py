@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -17,14 +18,9 @@ from unetlib import losses
 from unetlib.app.cli import app
 from unetlib.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from unetlib.data.preprocess import Preprocess
+from unetlib.export import export_onnx
 from unetlib.models import build_model
 from unetlib.predict import OnnxNetwork, Predictor
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-
-from unetlib.export import export_onnx  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"unet_transposed": {"base": 4, "depth": 2}, "unet_pooled": {"base": 2}}  # quick to trace

@@ -148,6 +148,8 @@ def test_other_errors(tmp_path):
     config = TrainConfig(epochs=1)
     with pytest.raises(TrainingError, match="yields no batch"):
         train(model(), (DataLoader(discs(3), batch_size=8, drop_last=True), None), config)
+    with pytest.raises(TrainingError, match="memory ran out"):
+        train(model(), loaders(8), config, loss=lambda *_: torch.empty(2**50))
     no_preprocess = DataLoader(TensorDataset(*discs(2).tensors))
     with pytest.raises(ValueError, match="preprocess"):
         train(model(), (no_preprocess, None), config, out_dir=tmp_path)

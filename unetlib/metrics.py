@@ -63,11 +63,11 @@ def count(prediction: Any, target: Any) -> Counts:
     """
     masks = []
     for name, mask in (("prediction", prediction), ("target", target)):
-        mask = mask.detach().cpu() if hasattr(mask, "cpu") else np.asarray(mask)
+        mask = np.asarray(mask.detach().cpu().float() if hasattr(mask, "cpu") else mask)
         if not ((mask == 0) | (mask == 1)).all():
             values = f"values from {mask.min():.4g} to {mask.max():.4g}"
             raise ValueError(f"{name} holds {values}, not 0 and 1: threshold it, as in p >= 0.5")
-        masks.append(np.asarray(mask == 1))
+        masks.append(mask == 1)
     pred, true = masks
     if pred.shape != true.shape or pred.ndim < 3:
         shapes = f"{pred.shape} and {true.shape}"

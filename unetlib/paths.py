@@ -101,7 +101,7 @@ def atomic(path: Path) -> Iterator[Path]:
         try:
             os.replace(part, path)
         except PermissionError:  # on Windows, while a virus scanner reads the old one
-            time.sleep(2)
+            time.sleep(2 * (os.name == "nt"))
             os.replace(part, path)
     except OSError as error:
         if error.errno and not error.filename:  # of a write: a full disk, a limit

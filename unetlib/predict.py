@@ -41,9 +41,9 @@ def probabilities(model: Any, batch: Any) -> np.ndarray:
     import torch
 
     batch = torch.as_tensor(batch)
-    batch = batch.to(next(model.parameters(), batch))  # its device and precision
-    with torch.inference_mode(), METAL if batch.is_mps else nullcontext():
-        logits = model(batch.contiguous(memory_format=torch.channels_last))
+    weight = next(model.parameters(), batch)  # has the model's device and precision
+    with torch.inference_mode(), METAL if weight.is_mps else nullcontext():
+        logits = model(batch.to(weight).contiguous(memory_format=torch.channels_last))
         return torch.sigmoid(logits.float())[:, 0].cpu().numpy()
 
 

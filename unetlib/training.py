@@ -46,7 +46,7 @@ class FitResult:
     history: a dict per finished epoch: epoch, lr, train_loss and its terms, val_loss and its terms,
     val_iou, val_dice, val_accuracy (means over images). timings: another: seconds,
     images_per_second, data_wait (share of the seconds). stopped: "finished", "early stop" or
-    "interrupted"; loaded, "" where it can go on. best_path, last_path: checkpoints, or None.
+    "interrupted"; after `load` "" where it can go on. best_path, last_path: checkpoints, or None.
     """
 
     history: list[dict]
@@ -278,7 +278,7 @@ def fit(
     except KeyboardInterrupt:
         stopped = "interrupted"
     except Exception as error:
-        if "out of memory" in str(error) or "not enough memory" in str(error):  # CUDA, CPU
+        if "ried to allocate" in str(error):  # CUDA, Metal and PyTorch on a CPU say so
             raise TrainingError("memory ran out: lower batch_size or image_size") from error
         few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
         if "DataLoader worker" not in str(error) and not few:

@@ -103,7 +103,10 @@ def cut_video(
         runs = ((data, sum(1 for _ in same)) for data, same in groupby(frames))
         while batch := list(islice(runs, BATCH)):
             rgba = [np.frombuffer(data, np.uint8).reshape(height, width, 4) for data, _ in batch]
-            rgb = [open_photo(frame).rgb for frame in rgba]
+            rgb = [
+                open_photo(f).rgb if f[..., 3].min() < 255 else cv2.cvtColor(f, cv2.COLOR_RGBA2RGB)
+                for f in rgba
+            ]
             softs = predictor.predict_small(rgb, recipe.size)
             if smooth:
                 shown = [float(n / fps) for _, n in batch]

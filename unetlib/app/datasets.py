@@ -94,7 +94,7 @@ def prepare(spec, into, size, val_fraction, seed) -> None:
     parts = ("train/**/[!.]*", "val/**/[!.]*", "manifest.csv")
     there = any(path.is_file() for part in parts for path in target.glob(part))
     if there and not (record.is_file() and record.read_text() == request):
-        raise DataError(f"{target} has files of other settings, or of somebody: change --into")
+        raise DataError(f"{target} has files of other settings, or of your own: change --into")
     write_atomic(record, request.encode())
     plan = [(pair, "train") for pair in source.train] + [(pair, "val") for pair in source.val]
     ids = {id for id in image_files(target, []).values() if "/images/" in id}

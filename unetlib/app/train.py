@@ -43,7 +43,7 @@ class TrainOptions(TrainConfig):
     depth: int = setting(0, IntRange(0), "U-Nets: how often a photo is halved; 0: the model's own")
     pretrained: bool = setting(False, BOOL, "backbones: begin with ImageNet weights (a download)")
     loss: str = setting("bce_dice", STRING, "a loss or a weighted sum, e.g. bce + 0.5*dice")
-    init_from: str = setting("", STRING, "fine-tune people, best or a checkpoint: of this model")
+    init_from: str = setting("", STRING, "begin with people, best or a checkpoint (of this model)")
     resume: bool = setting(True, BOOL, "go on with the same training where it was cut off")
     device: str = setting("auto", STRING, "what computes: auto, cpu, cuda, cuda:1 or mps")
     processes: int = setting(1, IntRange(1), "train with so many processes (not on Windows)")

@@ -187,8 +187,8 @@ def guess_layout(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def divide(found: Found, val_fraction: float = 0.2, seed: int = 0) -> tuple[list, list]:
-    """(train, val) as in the folders, or by `split_pairs`. Cut-outs get backgrounds; if we split,
-    no background is on both sides. Raises DataError for an empty side."""
+    """(train, val) as in the folders, or by `split_pairs`. Cut-outs get backgrounds; if we split
+    cut-outs without groups, none is on both sides. Raises DataError for an empty side."""
     for pairs in found.sides.values() if found.backgrounds else ():
         cutouts, n, m = pairs.copy(), len(pairs), len(found.backgrounds)
         for k in range(max(n, min(m, 20 * n))):  # each cut-out up to 20 times

@@ -15,7 +15,7 @@ class Preprocess:
     """Resize to `size` = (H, W), then (x / 255 - mean) / std. Raises ValueError for what cannot be.
 
     As some public networks have it: `divide_by_max` divides by the photo's brightest value instead
-    of 255; `keep_shape` makes the shorter side min(size), both sides being multiples of 32."""
+    of 255; `keep_shape` makes the shorter side about min(size), both sides multiples of 32."""
 
     size: tuple[int, int]
     mean: tuple[float, float, float] = IMAGENET_MEAN
