@@ -207,10 +207,11 @@ class Predictor:
         return np.mean(outputs, axis=0).clip(0, 1)
 
     def describe(self, size: Any = None) -> str:
-        """One line: model, working size, device, and what training said of it."""
+        """One line: model, working size, device, and what training said of a network of yours."""
         first, (height, width) = self.networks[0], self._at_size(size).size
         names = " + ".join(network.name for network in self.networks)
         line = f"{names} at {height}×{width} on {first.runs_on}{', with mirror image' * self.flip}"
-        if len(self.networks) == 1 and "val_iou" in first.metrics:
+        own = len(self.networks) == 1 and not pretrained.name_of(getattr(first, "path", ""))
+        if own and "val_iou" in first.metrics:
             line += f", epoch {first.epoch}, val IoU {first.metrics['val_iou']:.3f}"
         return line
