@@ -248,12 +248,14 @@ def processes_of(temp: Path) -> list:
     inherited its folder as UNETLIB_ROOT, or work in it."""
     import psutil
 
-    def belongs(info: dict) -> bool:
-        root = (info["environ"] or {}).get("UNETLIB_ROOT")
-        return root == str(temp) or Path(info["cwd"] or "/").is_relative_to(temp)
-
-    found = psutil.process_iter(["environ", "cwd", "memory_info"])
-    return [process for process in found if belongs(process.info)]
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it may end meanwhile
+            process.info = process.as_dict(["environ", "cwd", "memory_info"])
+            root = (process.info["environ"] or {}).get("UNETLIB_ROOT")
+            if root == str(temp) or Path(process.info["cwd"] or "/").is_relative_to(temp):
+                found.append(process)
+    return found
 
 
 def run_cells(path: str, seconds: int) -> None:
