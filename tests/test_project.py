@@ -157,6 +157,7 @@ def distributions(requirements) -> set[str]:
 
 
 def test_every_third_party_import_is_a_dependency_and_the_base_uses_all_of_its_own():
+    assert all(">=" in text and "==" not in text for text in PROJECT["project"]["dependencies"])
     base = distributions(PROJECT["project"]["dependencies"])
     extras = PROJECT["project"]["optional-dependencies"]
     known = base | distributions(itertools.chain(*extras.values()))

@@ -278,7 +278,7 @@ def fit(
     except KeyboardInterrupt:
         stopped = "interrupted"
     except Exception as error:
-        if "ried to allocate" in str(error):  # CUDA, Metal and PyTorch on a CPU say so
+        if isinstance(error, torch.OutOfMemoryError) or "ried to allocate" in str(error):  # CPU
             raise TrainingError("memory ran out: lower batch_size or image_size") from error
         few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
         if "DataLoader worker" not in str(error) and not few:

@@ -32,7 +32,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--network", "--checkpoint", multiple=True, default=["people"], help="Name, file.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option("--size", type=int, metavar="PIXELS", help="Working size [as trained].")
-@click.option("--flip/--no-flip", default=None, help="Average with mirror image [people: yes].")
+@click.option("--flip/--no-flip", default=None, help="Average with the mirror image [people: yes].")
 @click.option("--threshold", default=0.5, metavar="X", help="Foreground from there on [0.5].")
 @click.option("--refine", default="guided", show_default=True, help="guided, closed-form or none.")
 @click.option("--background", metavar="WHAT", help="Colour, blur, grey, picture [transparent].")

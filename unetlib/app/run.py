@@ -275,7 +275,7 @@ def run(preset, name, parameters, start, appendix, timeout, listing) -> None:
     write_record(folder, record)
     click.echo(f"report: {write_report(folder)}")
     if error:
-        sys.exit(130 if ": KeyboardInterrupt" in error else 1)
+        sys.exit(130 if re.match(r"cell \d+: KeyboardInterrupt", error) else 1)
     if preset != "smoke" or not resolve("outputs/checkpoints").exists():
         with folder_lock(resolve("outputs/checkpoints")):  # a training may go on there
             click.echo(f"copied {', '.join(publish(folder)) or 'nothing'} to {resolve('outputs')}")
