@@ -136,8 +136,9 @@ def fit(
     if steps == 0:
         raise TrainingError("the training loader yields no batch: lower batch_size")
 
-    # NHWC is what the fast kernels of CPUs and tensor cores work on
-    layout = torch.preserve_format if chosen.type == "mps" else torch.channels_last
+    # NHWC is what the fast kernels of tensor cores and of CPUs with AVX-512 work on
+    nhwc = chosen.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    layout = torch.channels_last if nhwc else torch.preserve_format
     model.to(accelerator.device, memory_format=layout)
     if world > 1 and chosen.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -63,7 +63,7 @@ def main() -> None:
     title = f"{options.model}, {options.size}×{options.size}, batch {options.batch}"
     print(f"{title}, on {describe_device(device)}")
     print(f"textbook (float32, NCHW)  {statistics.median(a for a, _ in rounds):8.2f} images/s")
-    print(f"fit ({dtype}, NHWC)  {statistics.median(b for _, b in rounds):8.2f} images/s")
+    print(f"fit ({dtype}) {statistics.median(b for _, b in rounds):8.2f} images/s")
     ratios = [b / a for a, b in rounds]
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
