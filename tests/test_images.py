@@ -116,9 +116,6 @@ def test_accepts_bytes_files_and_pictures(tmp_path):
     assert load_image(mine) is not mine
 
 
-# --- files that cannot be used -------------------------------------------------------------------
-
-
 def file_of(image: Image.Image, format: str, **settings) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **settings)
@@ -236,9 +233,6 @@ def test_every_type_of_the_list_is_read(tmp_path, suffix):
     assert load_image(tmp_path / f"a{suffix}").size == (40, 20)
 
 
-# --- masks ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def hard():
     mask = np.zeros((20, 30), bool)
@@ -309,9 +303,6 @@ def test_wrong_kind_and_nan():
         load_mask(Image.fromarray(np.full((4, 4), np.nan, np.float32)))
 
 
-# --- tensors -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [(24, 32), (17, 64)])
 def test_to_array_against_torchvision(photo, size):
     from torchvision.transforms import functional as F
@@ -332,10 +323,8 @@ def test_sizes_of_preprocess():
             Preprocess(**bad)
 
 
-# --- photos with what a cut-out carries on, and files written -------------------------------------
-
-
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SWAPPED = SRGB.replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ")
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
@@ -352,8 +341,7 @@ def test_the_profile_is_read_and_carried(photo, format):
         assert webp.info["icc_profile"] == SRGB and webp.size == (60, 40)
     mask = Image.open(io.BytesIO(encode(found.rgb[..., 0], "png", found)))
     assert "icc_profile" not in mask.info  # a mask has no colours
-    swapped = SRGB.replace(b"rXYZ", b"....").replace(b"bXYZ", b"rXYZ").replace(b"....", b"bXYZ")
-    screen = to_srgb(Photo(found.rgb, icc=swapped))  # its red is what others call blue
+    screen = to_srgb(Photo(found.rgb, icc=SWAPPED))  # its red is what others call blue
     assert screen.icc is None and np.abs(screen.rgb[..., ::-1] - 1.0 * found.rgb).max() <= 2
     assert to_srgb(damaged := Photo(found.rgb, icc=b"none")) is damaged
     damaged = Photo(found.rgb, icc=SRGB + b"more")

@@ -41,9 +41,6 @@ def cutout(photo, disc):
     return make
 
 
-# --- photos and masks of the same name -----------------------------------------------------------
-
-
 def test_pairs_by_exact_stem(make_pairs):
     names = ["1", "10", "a.b.c", "v1.2", "deep/er/1", "sp ace", "é"]
     root = make_pairs(names)
@@ -113,8 +110,6 @@ def test_masks_may_be_resized_but_not_cropped(tmp_path, image, mask, fits):
     pairs, skipped = match(tmp_path)
     assert bool(pairs) == fits and [s.kind for s in skipped] == ([] if fits else ["shape"])
 
-
-# --- layouts of other tools ----------------------------------------------------------------------
 
 # where photos and masks of train and of val lie; without {side}: not divided
 LAYOUTS = {
@@ -251,9 +246,6 @@ def test_cutouts_are_laid_over_backgrounds_of_their_own_side(cutout, photo, tmp_
     assert open_source(spec, val_fraction=0.3) == source
 
 
-# --- splits --------------------------------------------------------------------------------------
-
-
 def fake(names) -> list[Pair]:
     return [Pair(id, Path(f"{id}.jpg"), Path(f"{id}.png")) for id in names]
 
@@ -288,9 +280,6 @@ def test_groups_stay_together(make_pairs, groups):
     assert {p.group for p in source.train} == train
     with pytest.raises(ValueError, match="no regular expression"):
         open_source("folder", root, groups="(a")
-
-
-# --- manifest.csv --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

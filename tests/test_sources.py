@@ -58,9 +58,6 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
-# --- photos of one's own -------------------------------------------------------------------------
-
-
 def test_tags_and_mask_kind_reach_the_pairs(make_pairs):
     root = make_pairs(TWENTY)
     text = "id,source,tags\np0,x,hair;glass\np1,x,\nother,x,hair\n"
@@ -124,9 +121,6 @@ def test_synthetic_is_written_and_read_as_a_folder(tmp_path):
     assert not any(split_fraction(p.id, 3) < 0.3 for p in source.train)
     assert open_source(f"synthetic:{tmp_path}/data?count=24&size=48", seed=3, val_fraction=0.3)
     assert ids(open_source("folder", tmp_path / "data").val) == ids(source.val)
-
-
-# --- specs ---------------------------------------------------------------------------------------
 
 
 def test_reading_a_spec(make_pairs, tmp_path, monkeypatch):
@@ -194,11 +188,12 @@ def test_several_sources_with_weights(make_pairs, tmp_path):
 
 
 def test_settings_of_the_notebooks(make_pairs, root, tmp_path):
-    mine = make_pairs(TWENTY, tmp_path / "mine")
+    mine = make_pairs(TWENTY, tmp_path / "mine, not synthetic")
     drawn = open_settings("synthetic", "", "drawn", 12, 32, 0)
     assert drawn.root == root / "drawn" and len(drawn.train) + len(drawn.val) == 12
-    both = open_settings("folder:mine + synthetic", "", "drawn", 12, 32, 0)
+    both = open_settings(f"folder:{mine} + 2 * synthetic", "", "drawn", 12, 32, 0)
     assert len(both.train) + len(both.val) == 32
+    assert len(open_source("synthetic", root / "drawn", seed=9).train) == len(drawn.train)  # kept
     given_ = ("synthetic", str(mine), "data", 2, 32, 0)
     whole = open_settings(*given_)
     assert whole.name == "folder" and len(whole.train) + len(whole.val) == 20
@@ -209,8 +204,6 @@ def test_settings_of_the_notebooks(make_pairs, root, tmp_path):
     with pytest.raises(DataError, match="exclude: no photo of folder has the id 'nobody'"):
         open_settings(*given_, exclude="nobody")
 
-
-# --- published sets in folders -------------------------------------------------------------------
 
 # name -> folders of photos and masks, how a mask is called, values of its mask, foreground or not
 FORMS = [
@@ -271,9 +264,6 @@ def test_aisegment(tmp_path, monkeypatch):
         assert pair.load()[1].mean() == pair.id.endswith("-00000000")
 
 
-# --- from the network ----------------------------------------------------------------------------
-
-
 def test_archives_are_downloaded_once(server, tmp_path):
     names = [f"{i:04}" for i in range(12)]
     photos = {f"images/{n}.jpg": picture("RGB", (200, 9, 9), "JPEG") + n.encode() for n in names}
@@ -294,8 +284,6 @@ def test_archives_are_downloaded_once(server, tmp_path):
         published(facts, mine)
     assert tree(mine) == before
 
-
-# --- COCO ----------------------------------------------------------------------------------------
 
 H, W = 20, 30
 

@@ -113,11 +113,14 @@ def coco(root=None) -> Found:
     return found
 
 
-def synthetic(root=None, count=1200, size=128, val_fraction=0.2, seed=0) -> Found:
-    """Drawn into `root` (default: data/), unless it is there already."""
+def synthetic(root=None, count=0, size=0, val_fraction=0.2, seed=0) -> Found:
+    """Drawn into `root` (default: data/). Without a count and a size, drawings that are there stay
+    as they are."""
     from unetlib.data.synthetic import write_synthetic
 
-    root = write_synthetic(resolve(root or "data"), int(count), int(size), seed, val_fraction)
+    root = resolve(root or "data")
+    if count or size or not (root / "manifest.csv").is_file():
+        write_synthetic(root, int(count or 1200), int(size or 128), seed, val_fraction)
     return folders.find_folder(root)
 
 
@@ -277,7 +280,8 @@ def open_settings(
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawn = f"synthetic:{data_dir}?count={count}&size={image_size}"
-    spec = re.sub(r"(?<![^\s*])synthetic(?!\S)", lambda _: drawn, source)
+    drawings = re.compile(r"((?:^|\s\+)\s*(?:[\d.]+\s*\*\s*)?)synthetic(?!\S)")
+    spec = drawings.sub(lambda found: found[1] + drawn, source)
     opened = open_source(spec, source_root, val_fraction=val_fraction, seed=seed)
     unwanted = set(exclude.split())
     if strange := unwanted - {pair.id for pair in opened.train + opened.val}:

@@ -12,12 +12,11 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from tqdm import tqdm
 
 from unetlib.data.images import SUFFIXES
@@ -126,30 +125,16 @@ def photograph(rng, image) -> np.ndarray:
 def write_synthetic(root, count=1200, size=128, seed=0, val_fraction=0.2) -> Path:
     """Write samples 0 to count - 1 to root/{train,val}/{images/*.jpg, masks/*.png}, `size` square.
 
-    The split is `split_fraction(id, seed) < val_fraction`. What is there already is kept, so a call
-    that was killed is finished by the next one; samples of other arguments are replaced. A photo
-    that this function did not write is never touched: it raises DataError. Returns root.
+    The split is `split_fraction(id, seed) < val_fraction`. A set that is whole is kept; one that
+    was cut off, or of other arguments, is drawn anew. A photo that this function did not write is
+    never touched: it raises DataError. Returns root.
     """
     if count < 1 or not 0 <= val_fraction < 1:
         raise ValueError(f"count is 1 or more, val_fraction in [0, 1): {count}, {val_fraction}")
-    root = Path(root)
-    fractions = [split_fraction(f"synthetic-{i:06d}", seed) for i in range(count)]
-    sides = [root / ("val" if fraction < val_fraction else "train") for fraction in fractions]
+    root, ids = Path(root), [f"synthetic-{i:06d}" for i in range(count)]
+    sides = ["val" if split_fraction(id, seed) < val_fraction else "train" for id in ids]
     if len(set(sides)) == 1 and val_fraction > 0:
-        raise DataError(f"all {count} samples fall into {sides[0].name}: take a larger count")
-    settings = {"count": count, "size": size, "seed": seed, "val_fraction": val_fraction}
-    make_room(root, json.dumps({"version": VERSION} | settings))
-    with ThreadPoolExecutor() as pool:
-        drawn = pool.map(partial(write_sample, seed, size), range(count), sides)
-        rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
-    manifest = "\n".join(["id,source,split,tags", *rows, ""])
-    write_atomic(root / "manifest.csv", manifest.encode())
-    return root
-
-
-def make_room(root: Path, settings: str) -> None:
-    """Remove the samples of other settings. Raises DataError before anything is removed if a photo
-    is somebody else's."""
+        raise DataError(f"all {count} samples fall into {sides[0]}: take a larger count")
     stamp = root / "synthetic.json"  # names alone do not make a file ours
     folders = [root / split / kind for split in ("train", "val") for kind in ("images", "masks")]
     here = [file for folder in folders for file in sorted(folder.glob("[!.]*"))]
@@ -159,24 +144,25 @@ def make_room(root: Path, settings: str) -> None:
         if not (stamp.is_file() and OURS.fullmatch(file.name)):
             advice = "another folder (data_dir), or the source 'folder' for photos of your own"
             raise DataError(f"{file} is no synthetic sample; nothing was changed. Choose {advice}")
+    settings = json.dumps({"version": VERSION, "arguments": [count, size, seed, val_fraction]})
     same = stamp.is_file() and stamp.read_text() == settings
+    if same and len(here) == 2 * count + 1:
+        return root
     for file in [*root.glob("*/*/.synthetic-*.part"), *(() if same else here)]:
         file.unlink(missing_ok=True)  # another call may draw the same set
     write_atomic(stamp, settings.encode())
 
-
-def write_sample(seed: int, size: int, index: int, side: Path) -> str:
-    """Writes one sample, unless it exists. Returns its line of the manifest; the tags are kept in
-    the metadata of the mask's PNG."""
-    id = f"synthetic-{index:06d}"
-    photo, mask = side / "images" / f"{id}.jpg", side / "masks" / f"{id}.png"
-    if not (photo.is_file() and mask.is_file()):
-        sample, info = generate_sample(seed, index, size), PngImagePlugin.PngInfo()
-        info.add_text("tags", ";".join(sample.tags))
-        with atomic(photo) as part:
+    def write_sample(i: int) -> str:
+        sample, side = generate_sample(seed, i, size), root / sides[i]
+        with atomic(side / "images" / f"{ids[i]}.jpg") as part:
             Image.fromarray(sample.image).save(part, "JPEG", quality=95, subsampling=0)
-        with atomic(mask) as part:
-            matte = np.rint(255 * sample.matte).astype(np.uint8)
-            Image.fromarray(matte).save(part, "PNG", pnginfo=info)
-    with Image.open(mask) as image:
-        return f"{id},synthetic,{side.name},{image.text['tags']}"
+        with atomic(side / "masks" / f"{ids[i]}.png") as part:
+            Image.fromarray(np.rint(255 * sample.matte).astype(np.uint8)).save(part, "PNG")
+        return f"{ids[i]},synthetic,{sides[i]},{';'.join(sample.tags)}"
+
+    with ThreadPoolExecutor() as pool:
+        drawn = pool.map(write_sample, range(count))
+        rows = [*tqdm(drawn, "drawing", count, delay=1, disable=sys.stderr is None)]
+    manifest = "\n".join(["id,source,split,tags", *rows, ""])
+    write_atomic(root / "manifest.csv", manifest.encode())
+    return root
