@@ -168,6 +168,11 @@ def test_predictions_from_files(folders):
     table = measure(None, pairs, saliency=True).table
     assert (table["iou"] == 1).all() and set(SALIENCY) <= set(table)
     assert table["mae"].max() < 1e-6
+    columns = {"s_measure": [0.5, 0.9, np.nan], "e_measure": [np.nan] * 3}  # not of all photos
+    one = measure(None, pairs)
+    scores = one._replace(columns=one.columns | columns).scores()
+    assert scores["s_measure"]["mean"] == pytest.approx(0.7) and scores["iou"]["low"] == 1
+    assert np.isnan(scores["e_measure"]["mean"])
     # as ONNX Runtime's sigmoid rounds
     truth = np.asarray(Image.open(folders[1] / "one.png")) >= 128
     Image.fromarray(truth * np.float32(1.000001)).save(folders[0] / "one_mask_soft.tif")

@@ -108,5 +108,7 @@ def test_errors_say_what_is_known():
         small_model("unet")(torch.zeros(1, 3, 8, 64))
     with pytest.raises(ValueError, match="depth 1 to 9, not 64 and 99"):
         build_model("unet", depth=99)
+    with pytest.raises(ValueError, match="bilinear or transposed, not 'cubic'"):
+        build_model("unet", upsampling="cubic")
     with pytest.raises(ValueError, match="no argument of unet is called 'width'.* base, "):
         build_model("unet", width=3)

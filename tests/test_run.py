@@ -87,8 +87,9 @@ def test_a_part_goes_on_in_the_same_folder(root, course):
     assert (root / "outputs/checkpoints/best_model.pth").read_bytes() == b"seed 2"  # not by smoke
     assert "there is a run new already" in str(run("--name", "new").exception)
     write_course(course, "1 / 0")  # and what fails now does not pass for what ran before
-    assert run("--from", "04", "--name", "new").exit_code == 1
+    assert run("smoke", "--from", "04", "--name", "new").exit_code == 1
     record = read_record(new)
+    assert record["run"]["preset"] == "smoke"
     assert record["evaluation"] == {} and record["run"]["status"] == "failed"
     assert record["run"]["notebooks"]["06_timelapse"]["status"] == "not run"
 

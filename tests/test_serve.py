@@ -400,5 +400,6 @@ def test_options_win_over_the_environment_and_that_over_the_file(tmp_path, monke
     monkeypatch.setenv("UNETLIB_SERVE_PAGE", "yes")
     assert serve.make_context("serve", []).params["page"] is True
     monkeypatch.chdir("/")
+    assert app.make_context("app", []).params["port"] == 4
     monkeypatch.delenv("UNETLIB_SERVE_PORT")
     assert app.make_context("app", []).params["port"] == 0

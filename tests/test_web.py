@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from networks import write_color_network
 from PIL import Image
+from test_images import SWAPPED
 
 from unetlib.app import web
 from unetlib.predict import Predictor
@@ -47,6 +48,8 @@ def test_the_preview(network, photo, tmp_path):
     Image.new("RGB", (9, 9), (200, 200, 200)).save(behind)
     settings = [*SETTINGS[:3], "picture", "", str(behind)]
     assert web.preview(photo, network, *settings)[0][1][2, 2].tolist() == [200, 200, 200]
+    Image.open(photo).save(again := str(tmp_path / "again.png"), icc_profile=SWAPPED)
+    assert web.preview(again, network, *SETTINGS)[0][0][45, 55, 2] > 240
     Image.new("RGB", (50, 40), "blue").save(Path(photo).with_name("blue.png"))
     said = web.preview(str(Path(photo).with_name("blue.png")), network, 64, *SETTINGS[1:])[-1]
     assert "Nothing reaches the threshold" in said and "at 64×64" in said

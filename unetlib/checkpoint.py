@@ -4,6 +4,7 @@ The file is a dict of plain values and tensors, so that `torch.load(weights_only
 nothing in it can run code.
 """
 
+import json
 import os
 import pickle
 import zipfile
@@ -41,7 +42,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     model, path = checkpoint.model, Path(path)
     if not hasattr(model, "spec"):
         raise CheckpointError(f"cannot save {path}: its model was not made by build_model(...)")
-    content = {name: getattr(checkpoint, name) for name in PLAIN}
+    plain = {name: getattr(checkpoint, name) for name in PLAIN}
+    # read_file takes no others: NumPy's numbers and tensors become Python's, all else text
+    content = json.loads(json.dumps(plain, default=lambda v: getattr(v, "tolist", v.__str__)()))
     content |= {"format": "unetlib-checkpoint", "version": 1, "model": model.spec}
     content["state_dict"] = {name: value.cpu() for name, value in model.state_dict().items()}
     content["preprocess"] = asdict(checkpoint.preprocess)

@@ -73,9 +73,13 @@ class Evaluation(NamedTuple):
         """
         names = [name for name in (*SCORES, *SALIENCY) if name in self.columns]
         values = np.array([self.columns[name] for name in (*names, *COUNTS)], np.float64).T
-        sums = np.vstack([values.sum(axis=0), resampled_sums(values, resamples)])
+        known = ~np.isnan(values)  # means are those of the photos that have the score
+        values = np.hstack([np.where(known, values, 0), known])
+        totals = [values.sum(axis=0), resampled_sums(values, resamples)]
+        sums, photos = np.hsplit(np.vstack(totals), 2)
         pooled = Counts(*sums.T[-4:])
-        resampled = dict(zip(names, sums.T / len(values), strict=False))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no photo has it
+            resampled = dict(zip(names, (sums / photos).T, strict=False))
         resampled |= {f"pooled_{name}": getattr(pooled, name)() for name in COUNTED}
         ends = {key: np.quantile(drawn[1:], [0.025, 0.975]) for key, drawn in resampled.items()}
         return {

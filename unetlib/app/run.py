@@ -116,13 +116,13 @@ def open_run(preset: str | None, name: str | None, part: bool) -> tuple[Path, di
     for a bad name, for a run that is there already, and for one that is still going on."""
     if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"a run's name is letters, digits, '-', '_' and '.', not {name!r}")
-    preset, now = preset or "quick", datetime.now()
-    folder = resolve(RUNS) / (name or f"{preset}-{now:%Y%m%d-%H%M%S}")
+    chosen, now = {"preset": preset} if preset else {}, datetime.now()
+    folder = resolve(RUNS) / (name or f"{preset or 'quick'}-{now:%Y%m%d-%H%M%S}")
     if part and (found := list(resolve(RUNS).glob(f"{name or '*'}/metrics.json"))):
         folder = max(found, key=lambda path: path.stat().st_mtime).parent
     click.get_current_context().with_resource(folder_lock(folder))
     record = read_record(folder)
-    run = {"preset": preset, "parameters": {}, "notebooks": {}} | record["run"]
+    run = {"preset": "quick", "parameters": {}, "notebooks": {}} | record["run"] | chosen
     if record["run"] and not part:
         raise ValueError(f"there is a run {folder.name} already: another --name, or --from 01")
     run |= {"status": "running", "started": f"{now:%Y-%m-%d %H:%M:%S}"}

@@ -45,7 +45,7 @@ def find_settings(ctx: click.Context, _, config: str | None) -> None:
                 found[setting_name(name.removeprefix(PREFIX), value, known)] = value
         except ValueError as error:
             raise ValueError(f"environment variable {name}: {error}") from error
-    ctx.default_map = found | (ctx.default_map or {})
+    ctx.default_map = (ctx.default_map or {}) | found
 
 
 def command(name: str, short_help: str, **defaults):

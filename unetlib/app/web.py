@@ -15,7 +15,7 @@ from threading import Lock
 import cv2
 import numpy as np
 
-from unetlib.cutting import Cut, Recipe, cut_photo, read_background
+from unetlib.cutting import Cut, Recipe, cut_photo, read_background, to_srgb
 from unetlib.data import images
 from unetlib.errors import need, unknown
 from unetlib.matting import cut_out
@@ -58,7 +58,7 @@ class Networks:
 @lru_cache(8)
 def _predicted(path: str, network: Predictor, size: int | None):
     """An upload as (photo, soft mask), of at most SHOWN pixels: what takes long."""
-    photo = images.open_photo(path)
+    photo = to_srgb(images.open_photo(path))  # as the page shows it
     shape = images.fit_within(photo.rgb.shape[:2], SHOWN)
     alpha = photo.alpha if photo.alpha is None else images.resize(photo.alpha, shape)
     photo = replace(photo, rgb=images.resize(photo.rgb, shape), alpha=alpha)

@@ -68,8 +68,10 @@ class UNet(nn.Module):
         super().__init__()
         if base < 2 or not 1 <= depth <= 9:
             raise ValueError(f"base is at least 2 and depth 1 to 9, not {base} and {depth}")
+        if upsampling not in ("bilinear", "transposed"):
+            raise ValueError(f"upsampling is bilinear or transposed, not {upsampling!r}")
         self.skips, self.halved = skips, half  # nn.Module has a `half`
-        narrow = {"bilinear": 2, "transposed": 1}[upsampling]
+        narrow = 2 if upsampling == "bilinear" else 1
         widths = [base * 2**level for level in range(depth)]  # 64, 128, 256, 512
         below = 2 * widths[-1] // narrow  # 512 or 1024
         if half:
