@@ -58,10 +58,10 @@ class Networks:
 @lru_cache(8)
 def _predicted(path: str, network: Predictor, size: int | None):
     """An upload as (photo, soft mask), of at most SHOWN pixels: what takes long."""
-    photo = to_srgb(images.open_photo(path))  # as the page shows it
+    photo = images.open_photo(path)
     shape = images.fit_within(photo.rgb.shape[:2], SHOWN)
     alpha = photo.alpha if photo.alpha is None else images.resize(photo.alpha, shape)
-    photo = replace(photo, rgb=images.resize(photo.rgb, shape), alpha=alpha)
+    photo = to_srgb(replace(photo, rgb=images.resize(photo.rgb, shape), alpha=alpha))
     return photo, network.predict(photo.rgb, size)
 
 
