@@ -136,8 +136,8 @@ def fit(
     if steps == 0:
         raise TrainingError("the training loader yields no batch: lower batch_size")
 
-    # NHWC is what the fast kernels of tensor cores and of CPUs with AVX-512 work on
-    nhwc = chosen.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    # NHWC is what the fast kernels work on, but those of CPUs in float32 and of Apple's GPUs
+    nhwc = chosen.type == "cuda" or (chosen.type == "cpu" and accelerator.mixed_precision == "bf16")
     layout = torch.channels_last if nhwc else torch.preserve_format
     model.to(accelerator.device, memory_format=layout)
     if world > 1 and chosen.type == "cuda":
