@@ -114,12 +114,12 @@ def coco(root=None) -> Found:
 
 
 def synthetic(root=None, count=0, size=0, val_fraction=0.2, seed=0) -> Found:
-    """Drawn into `root` (default: data/). Without a count and a size, drawings that are there stay
-    as they are."""
+    """Drawn into `root` (default: data/); without count and size, drawings that are there stay."""
     from unetlib.data.synthetic import write_synthetic
 
     root = resolve(root or "data")
-    if count or size or not (root / "manifest.csv").is_file():
+    drawn = (root / "synthetic.json").is_file() and (root / "manifest.csv").is_file()
+    if count or size or not drawn:
         write_synthetic(root, int(count or 1200), int(size or 128), seed, val_fraction)
     return folders.find_folder(root)
 
