@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from pooch import file_hash
 from tqdm import tqdm
 
 from unetlib import pretrained
 from unetlib.data.images import ImageError, load_mask, resize
 from unetlib.data.pairs import DataError, Pair, image_files
 from unetlib.metrics import COUNTED, COUNTS, Counts
-from unetlib.paths import project_root, resolve, sha256
+from unetlib.paths import project_root, resolve
 from unetlib.scores import (
     SALIENCY,
     SCORES,
@@ -282,7 +283,7 @@ def find_models(places: Sequence[str | Path] = ()) -> dict[str, Path]:
     if not files:
         where = " nor ".join(map(str, places or ours))
         raise FileNotFoundError(f"no network in {where}. Train one: `unetlib run`, `unetlib train`")
-    once, models = {sha256(path): path for path in reversed(files)}, {}
+    once, models = {file_hash(path): path for path in reversed(files)}, {}
     for path in sorted(once.values(), key=files.index):
         *_, parent, folder, file = path.absolute().parts
         run = (folder, file) == ("checkpoints", "best_model.pth") and parent != "outputs"

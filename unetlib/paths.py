@@ -2,7 +2,6 @@
 writes and downloads."""
 
 import codecs
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -50,12 +49,6 @@ def find_input(path: str | os.PathLike) -> Path:
     if found := [path for path in tried if path.exists()]:
         return found[0]
     raise FileNotFoundError(f"'{path}' not found: there is no {' nor '.join(map(str, tried))}")
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
+from pooch import file_hash
 from tqdm import tqdm
 
 from unetlib.data.folders import Found
 from unetlib.data.images import ImageError, load_image, load_mask, open_photo, opened
 from unetlib.data.pairs import Pair, Source, split_fraction
 from unetlib.data.sources import SOURCES, Term, find_pairs, read_spec
-from unetlib.paths import sha256
 
 NEAR_COPY = 0.88  # least correlation; of 1,100 photos of people none two have over 0.84
 # What can be wrong, the worst first, and what to do. The first 14 are errors: they spoil training.
@@ -238,7 +238,7 @@ def copies(prints: Sequence[Fingerprint]) -> Iterator[Issue]:
         pairs = tuple(one.pair for one in scene)
         in_val = tuple(one.pair for one in scene if one.side == "val")
         across = 0 < len(in_val) < len(pairs)
-        kept = {sha256(pair.image): pair for pair in reversed(pairs)}  # the first of the same bytes
+        kept = {file_hash(pair.image): pair for pair in reversed(pairs)}  # first of the same bytes
         removable = in_val if across else tuple(pair for pair in pairs if pair not in kept.values())
         groups = {pair.group or pair.id for pair in pairs}
         if removable or len(groups) > 1:  # within a group, photos are expected to be alike

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from pooch import file_hash
 
 from unetlib.data import images
-from unetlib.paths import sha256
 
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX|(thumbs\.db|desktop\.ini|manifest\.csv)$)", re.I)
 
@@ -182,10 +182,10 @@ def join(name: str, root: Path, train: list, val: list, skipped: Sequence[Skippe
     # also of another dataset; read where sizes agree
     sizes = {pair: pair.image.stat().st_size for pair in (*train, *val)}
     both = {sizes[pair] for pair in train} & {sizes[pair] for pair in val}
-    train_ids = {sha256(pair.image): pair.id for pair in train if sizes[pair] in both}
+    train_ids = {file_hash(pair.image): pair.id for pair in train if sizes[pair] in both}
     kept, skipped = [], list(skipped)
     for pair in val:
-        if other := train_ids.get(sha256(pair.image)) if sizes[pair] in both else None:
+        if other := train_ids.get(file_hash(pair.image)) if sizes[pair] in both else None:
             reason = f"same photo as '{other}' in train: left out of val"
             skipped.append(Skipped(pair.image, reason, "copy across the split"))
         else:
