@@ -48,7 +48,7 @@ OPTIONAL = {"accelerate", "gradio", "imageio", "imageio_ffmpeg", "IPython"}
 OPTIONAL |= {"ipywidgets", "kagglehub", "matplotlib", "nbclient", "nbconvert", "nbformat", "onnx"}
 OPTIONAL |= {"onnxruntime", "onnxscript", "pandas", "papermill", "playwright", "py_sod_metrics"}
 OPTIONAL |= {"pooch", "pyarrow", "pycocotools", "pymatting", "ray", "skimage"}
-OPTIONAL |= {"tensorboard", "timm", "wandb"}
+OPTIONAL |= {"tabulate", "tensorboard", "timm", "wandb"}
 OPTIONAL |= {"fastapi", "fastapi_offline", "prometheus_client", "psutil", "pydantic"}
 OPTIONAL |= {"pythonjsonlogger", "starlette", "uvicorn", "yaml"}
 # Imports whose distribution has another name.
@@ -167,7 +167,8 @@ def test_every_third_party_import_is_a_dependency_and_the_base_uses_all_of_its_o
         used[name] = {DISTRIBUTIONS.get(package, package) for package in packages}
         assert used[name] <= known, f"{name} imports {used[name] - known}"
     tool = closure(["unetlib.app.cut", "unetlib.app.cli"])
-    tool = {name for name in tool if part_of(f"{name}.") != "app"} | {"unetlib.app.cut"}
+    tool = {name for name in tool if part_of(f"{name}.") != "app"}
+    tool |= {"unetlib.app.cut", "unetlib.app.evaluate"}
     assert base <= set.union({"click"}, *(used[name] for name in tool))
 
 

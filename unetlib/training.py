@@ -137,11 +137,6 @@ def fit(
     if steps == 0:
         raise TrainingError("the training loader yields no batch: lower batch_size")
 
-    if chosen.type == "cpu":
-        # freed memory stays for the next step: new pages took up to a third of the time
-        with suppress(AttributeError, TypeError):  # not glibc
-            for option in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-                ctypes.CDLL(None).mallopt(*option)
     # NHWC is what the fast kernels work on, but those of CPUs in float32 and of Apple's GPUs
     nhwc = chosen.type == "cuda" or (chosen.type == "cpu" and accelerator.mixed_precision == "bf16")
     layout = torch.channels_last if nhwc else torch.preserve_format
@@ -191,6 +186,9 @@ def fit(
 
     stack = ExitStack()
     try:
+        if chosen.type == "cpu":
+            keep_freed_memory(True)
+            stack.callback(keep_freed_memory, False)
         if folder and main:  # loaders of a killed training end within 5 seconds
             stack.enter_context(folder_lock(folder, 6))
         accelerator.wait_for_everyone()
@@ -369,6 +367,17 @@ def mixed_precision(name: str, device: torch.device) -> str:
     if name == "float16" and device.type != "cuda":
         raise ValueError("float16 training needs an NVIDIA GPU; use bfloat16 or float32 here")
     return {"bfloat16": "bf16", "float16": "fp16"}.get(name, "no")
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """What a step frees stays in this process for the next one (new pages took up to a third of the
+    time), or goes back to the system, as glibc has it by default once large blocks were freed."""
+    with suppress(AttributeError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        # M_MMAP_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        for option, kept, usual in ((-4, 0, 65_536), (-1, 2**31 - 1, 2**26), (-3, 2**25, 2**25)):
+            libc.mallopt(option, kept if keep else usual)
+        libc.malloc_trim(0)
 
 
 def forget_accelerator() -> None:

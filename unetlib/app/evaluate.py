@@ -52,6 +52,8 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     if bool(predictions) != bool(masks) or predictions and (models or everything or source):
         raise ValueError("--predictions DIR and --masks DIR belong together, without a network")
 
+    from tabulate import tabulate
+
     from unetlib.app.train import open_photos
     from unetlib.evaluate import compare, find_models, match_predictions, measure
     from unetlib.predict import Predictor
@@ -94,8 +96,9 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     top = board[0]["name"]
     report = write(folder, found, board, list(dict.fromkeys(notes)))
     for part in report:
-        plain = re.sub("</?code>|#+ ", "", part) if isinstance(part, str) else as_text(part)
-        click.echo(html.unescape(plain))
+        if not isinstance(part, str):
+            part = tabulate(part, "keys", floatfmt=".3f", missingval="–", disable_numparse=[0])
+        click.echo(html.unescape(re.sub("</?code>|#+ ", "", part)))
     try:
         render(folder / FILES[0], report, found[top], predictors[top], pairs, ", ".join(found))
     except ImportError as error:  # the base installation measures the same
@@ -142,17 +145,6 @@ def write(folder: Path, found: dict, board: list[dict], notes: list[str]) -> lis
             rows.append({"quarter": key} | means)
         report += ["## IoU from the easiest quarter of photos to the hardest", rows]
     return report
-
-
-def as_text(rows: list[dict]) -> str:
-    """A table for the terminal: names to the left, numbers to the right, with three digits."""
-    lines = [[*rows[0]]]
-    for row in rows:
-        plain = ("–" if value is None else value for value in row.values())
-        lines.append([f"{v:.3f}" if isinstance(v, float) else str(v) for v in plain])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    form = " ".join(f"{{:>{width}}}" for width in widths).replace(">", "<", 1)
-    return "\n".join(form.format(*line) for line in lines)
 
 
 def render(page: Path, report: list, one, predictor, pairs: list, names: str) -> None:

@@ -22,7 +22,6 @@ import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Literal
@@ -373,8 +372,8 @@ def build(settings: SimpleNamespace) -> Gateway:
     options["exception_handlers"] = {HTTPException: error_response, Exception: error_response}
     app = FastAPIOffline(title="unetlib: cut out photos", **options)  # offline: its /docs
     origins = (settings.cors or "").replace(",", " ").split()
-    cors = partial(CORSMiddleware, app, origins, ["*"], ["*"], expose_headers=["*"])
-    gateway.app = cors() if origins else app
+    cors = CORSMiddleware(app, origins, ["*"], ["*"], expose_headers=["*"])
+    gateway.app = cors if origins else app
     keyed = [Depends(gateway.require_key)]
 
     def photo_route(path: str, parameters: type[BaseModel], **photos):
