@@ -213,6 +213,9 @@ def test_other_errors(server):
     files = [("files", ("a.png", PHOTO))] * 4
     answer = server.post("/batch-remove-background", files=files)
     assert answer.status_code == 422 and "1 to 3 photos" in answer.json()["message"]
+    for wrong in ({"network": "typo"}, {"background": "typo"}):  # for all photos
+        answer = server.post("/batch-remove-background", files=files[:2], data=wrong)
+        assert answer.status_code == 422 and "typo" in answer.json()["message"]
     refused = server.get("/remove-background")
     assert refused.json()["error"] == "method" and refused.headers["allow"] == "POST"
     head = b"POST /remove-background HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
@@ -236,7 +239,12 @@ def test_health_networks_metrics_and_log(server):
     assert re.search(r'requests_total\{route="/remove-background",status="200"\} \d', text)
     for name in ("errors_total", "seconds_bucket", "pixels_total", "waiting 0", "running 0"):
         assert f"unetlib_{name}" in text
-    assert "/remove-background" in server.get("/openapi.json").json()["paths"]
+    docs = server.get("/openapi.json").json()
+    body = docs["paths"]["/batch-remove-background"]["post"]["requestBody"]["content"]
+    form = body["multipart/form-data"]["schema"]["properties"]  # by which /docs asks for files
+    assert form["files"]["items"] == {"type": "string", "format": "binary"}
+    defaults = {name: one["default"] for name, one in form.items() if name != "files"}
+    assert server.post("/remove-background", files=FILE, data=defaults).is_success
     assert server.head("/health").is_success
     asked = server.get("/health", headers={"Origin": "http://a"})
     assert "access-control" not in str(asked.headers)
@@ -313,7 +321,7 @@ def test_stopped_gently(folder):
 def test_the_page_and_a_key(folder):
     gradio_client = pytest.importorskip("gradio_client")
     key = "Sesam, öffne dich"
-    options = ["--network", "best", "--page", "--api-key", key, "--cors", "http://a.org"]
+    options = ["--network", "best", "--page", "--api-key", key, "--cors", "http://a.org/"]
     options += ["--upload-mb", "2", "--megapixels", "0.3"]
     with served(folder, *options) as client:
         for address in ("/health", "/docs", "/openapi.json"):

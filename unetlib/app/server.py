@@ -24,7 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import SimpleNamespace
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -36,9 +36,10 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request, UploadFile
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline
 from PIL import UnidentifiedImageError
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema, create_model
 from pythonjsonlogger.json import JsonFormatter
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
@@ -66,6 +67,7 @@ seconds = prometheus.Histogram("unetlib_seconds", "Time of requests.", ["route"]
 pixels = prometheus.Counter("unetlib_pixels", "Pixels of the photos cut out.")
 running = prometheus.Gauge("unetlib_running", "Requests that a thread works for.")
 waiting = prometheus.Gauge("unetlib_waiting", "Requests that are sent or wait for a thread.")
+File = Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]  # for /docs
 MultiPartParser.spool_max_size = 0  # no upload is written to a disk: Gateway limits what is held
 
 
@@ -120,20 +122,20 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
 class Parameters(BaseModel, extra="forbid"):
     """How photos are cut out."""
 
-    network: str | None = Field(None, description="One of /model-info.")
+    network: str = Field("", description="One of /model-info.")
     threshold: float = Field(0.5, ge=0, le=1, description="From here on it is foreground.")
     refine: Literal[tuple(REFINEMENTS)] = Field("guided", description="How its edge is refined.")
-    background: str | UploadFile = Field("transparent", description="A colour, blur, grey; a file.")
+    background: str | File = Field("transparent", description="A colour, blur, grey; a file.")
     output: Literal[tuple(OUTPUTS)] = "foreground"
     format: Literal["png", "webp"] = "png"
     crop: bool = Field(False, description="To the figure.")
-    size: int | None = Field(None, ge=32, le=1024, description="Working size; as trained.")
+    size: int = Field(0, ge=0, le=1024, description="Working size; 0: as trained.")
 
 
 class RembgParameters(BaseModel):
     """What clients of rembg's server send. Its other parameters change nothing here."""
 
-    model: str | None = Field(None, description="One of /model-info.")
+    model: str = Field("", description="One of /model-info.")
     a: bool = Field(False, description="Alpha matting.")
     om: bool = Field(False, description="Only the mask.")
     bgc: str = Field("0,0,0,0", pattern=r"^\d+,\d+,\d+,(0|255)$", description="R,G,B,A.")
@@ -151,8 +153,8 @@ async def read(request: Request, parameters: type[BaseModel], limit: int = 1):
     values, photos = dict(request.query_params), []
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         for name, value in (await request.form(max_fields=50)).multi_items():
-            if not (isinstance(value, str) or value.filename or value.size):
-                continue  # a file that was not chosen
+            if value == "" or not (isinstance(value, str) or value.filename or value.size):
+                continue  # a field or a file that was left empty
             if name in ("file", "files") and not isinstance(value, str):
                 photos.append(value)
             else:
@@ -204,7 +206,7 @@ class Gateway:
             return await self.app(scope, receive, send)
         start, request = time.perf_counter(), Request(scope)
         sent_id = request.headers.get("x-request-id", "")
-        id = sent_id if re.fullmatch(r"[\w.-]{1,64}", sent_id) else uuid4().hex
+        id = sent_id if re.fullmatch(r"[\w.-]{1,64}", sent_id, re.A) else uuid4().hex
         upload = request.url.path.endswith("/upload")  # of the page, which takes several photos
         job = Job(id, 1e6 * (self.settings.buffer_mb if upload else 1))
         request.state.job = job
@@ -269,7 +271,8 @@ class Gateway:
         if len(self.jobs) >= settings.workers + settings.queue:
             raise RequestError(503, "queue_full", "too many requests are waiting")
         photos = settings.files if "batch" in request.url.path else 1
-        job.max_bytes, job.awaited = 1e6 * settings.upload_mb * photos, True
+        most = min(settings.upload_mb * photos, settings.buffer_mb)
+        job.max_bytes, job.awaited = 1e6 * most, True
         self.jobs.add(job)
         try:
             self.check_limits(job, int(request.headers.get("content-length", 0)))
@@ -319,9 +322,9 @@ def cut(gateway: Gateway, args: Parameters, photo: UploadFile) -> tuple[bytes, d
             background = to_srgb(open_photo(background.file)).rgb
         except ImageError as error:
             raise ValueError(f"background: {error}") from error
-    options = args.model_dump(include={"threshold", "refine", "crop", "size"})
-    network, recipe = gateway.networks.load(args.network), Recipe(background=background, **options)
-    done = cut_photo(photo.file, network, recipe)
+    options = args.model_dump(include={"threshold", "refine", "crop"})
+    recipe = Recipe(background=background, size=args.size or None, **options)
+    done = cut_photo(photo.file, gateway.networks.load(args.network), recipe)
     content = done.encode(OUTPUTS[args.output], args.format)
     height, width = done.photo.rgb.shape[:2]
     pixels.inc(width * height)
@@ -337,14 +340,16 @@ def cut_batch(gateway: Gateway, args: Parameters, photos: list, job: Job) -> tup
             if not job.awaited:
                 break
             name = photo.filename or "photo"
-            stem = re.sub(r"[^\w. -]", "_", PurePath(name.replace("\\", "/")).stem)[:80]
-            result = f"{number:02}_{stem}.{args.format}"
+            stem = PurePath(name.replace("\\", "/")).stem[:80]
+            result = re.sub(r'[<>:"|?*\x00-\x1f]', "_", f"{number:02}_{stem}.{args.format}")
             try:
                 content, facts = cut(gateway, args, photo)
                 archive.writestr(result, content)
                 facts = {"status": 200, "result": result} | facts
             except Exception as error:
                 failure = as_request_error(error)
+                if failure.code == "bad_parameter":  # it is so for all photos
+                    raise
                 facts = {"status": failure.status_code, "error": failure.code}
                 facts["message"] = failure.detail
             report.append({"file": name} | facts)
@@ -371,10 +376,11 @@ def build(settings: SimpleNamespace) -> Gateway:
     options = {"version": __version__, "redoc_url": None, "lifespan": lifespan}
     options["exception_handlers"] = {HTTPException: error_response, Exception: error_response}
     app = FastAPIOffline(title="unetlib: cut out photos", **options)  # offline: its /docs
-    origins = (settings.cors or "").replace(",", " ").split()
+    origins = [one.rstrip("/") for one in (settings.cors or "").replace(",", " ").split()]
     cors = CORSMiddleware(app, origins, ["*"], ["*"], expose_headers=["*"])
     gateway.app = cors if origins else app
-    keyed = [Depends(gateway.require_key)]
+    asked = APIKeyHeader(name="X-API-Key", auto_error=False)  # by /docs
+    keyed = [Depends(asked), Depends(gateway.require_key)]
 
     def photo_route(path: str, parameters: type[BaseModel], **photos):
         """A route that needs a key and a slot; its form, for /docs, has these fields."""
@@ -383,20 +389,20 @@ def build(settings: SimpleNamespace) -> Gateway:
         options = {"dependencies": [*keyed, Depends(gateway.slot)]}
         return app.post(path, openapi_extra={"requestBody": body}, **options)
 
-    @photo_route("/remove-background", Parameters, file=UploadFile)
+    @photo_route("/remove-background", Parameters, file=File)
     async def remove_background(request: Request) -> Response:
         """A photo, in a form or as the body itself -> its cut-out. The parameters may stand in the
         address as well. A file named `background` comes behind the figure."""
         args, [photo] = await read(request, Parameters)
         return await gateway.answer(request, f"image/{args.format}", cut, args, photo)
 
-    @photo_route("/api/remove", RembgParameters, file=UploadFile)
+    @photo_route("/api/remove", RembgParameters, file=File)
     async def as_rembg(request: Request) -> Response:
         """A photo -> its cut-out as PNG, for clients of rembg's server."""
         args, [photo] = await read(request, RembgParameters)
         return await gateway.answer(request, "image/png", cut, args.ours(), photo)
 
-    @photo_route("/batch-remove-background", Parameters, files=list[UploadFile])
+    @photo_route("/batch-remove-background", Parameters, files=list[File])
     async def batch_remove_background(request: Request) -> Response:
         """Photos, each as `files` -> a zip of their cut-outs and of report.json."""
         job, (args, files) = request.state.job, await read(request, Parameters, settings.files)
