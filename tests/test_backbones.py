@@ -48,22 +48,6 @@ def test_the_baselines_are_torchvisions(name):
         assert torch.equal(ours.eval()(x), theirs.eval()(x)["out"])
 
 
-def test_depthwise_convolutions_train_in_float32_under_autocast_on_cpus():
-    torch.manual_seed(0)
-    model = build_model("unet_efficientnet_lite0")
-    dtypes = []
-    for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1):
-        conv.weight.register_hook(lambda gradient: dtypes.append(gradient.dtype))
-        x = torch.randn(1, conv.in_channels, 8, 8).bfloat16()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            narrow = conv(x)
-        assert torch.equal(narrow, torch.nn.Conv2d.forward(conv, x.float()).bfloat16())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(torch.randn(2, 3, 64, 64))
-    logits.float().square().mean().backward()
-    assert logits.dtype == torch.bfloat16 and dtypes == [torch.float32] * 16
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_imagenet_weights_are_used_where_the_error_says_to_put_them(name, tmp_path, monkeypatch):
     asked = []

@@ -7,8 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from unetlib.checkpoint import load_checkpoint
+from unetlib.data.dataset import make_loaders
+from unetlib.data.sources import open_source
+from unetlib.metrics import count
 from unetlib.training import FitResult
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and gloo on Windows")
@@ -46,6 +51,10 @@ def test_two_processes_learn_what_one_does_and_one_of_them_writes(place, unetlib
         results[out] = FitResult.load(place / out / "checkpoints")
         names = (place / out / "checkpoints").glob("*.pth")
         assert sorted(p.name for p in names) == ["best_model.pth", "last_model.pth"]
+    best = load_checkpoint(results["two"].best_path)  # its score is that of the weights kept
+    val = make_loaders(open_source("folder:photos"), 32, 4)[1]
+    ious = [count(best.model(x) > 0, y >= 0.5).iou() for x, y in val]
+    assert np.concatenate(ious).mean() == pytest.approx(best.metrics["val_iou"], abs=1e-6)
     one, two = (results[out].history for out in ("one", "two"))
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):

@@ -26,8 +26,9 @@ def train(out, data, save_seconds=600, resume=True, base=4, loss=None, **setting
     torch.set_num_threads(2)  # in which sums could come out otherwise
     seed_everything(0)
     net = build_model("unet_small", base=base, depth=2, dropout=0.3)
-    config = TrainConfig(**{**CONFIG, **settings})
     how = {"out_dir": out, "resume": resume, "save_seconds": save_seconds, "loss": loss}
+    how["init_from"] = settings.pop("init_from", None)
+    config = TrainConfig(**{**CONFIG, **settings})
     return fit(net, *loaders, config, device="cpu", progress=False, **how)
 
 
@@ -85,6 +86,7 @@ def test_another_training_is_not_gone_on_with_and_not_lost(tmp_path, data, make_
     for change, named in (
         ({"base": 8}, "model"),
         ({"lr": 1e-3}, "lr"),
+        ({"init_from": out / "last_model.pth"}, "init_from"),
         ({"data": other}, "photos"),
     ):
         change = {"data": data, "epochs": 2, "loss": Until(0)} | change

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from accelerate.utils import set_seed as seed_everything  # of Python, NumPy and PyTorch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -66,7 +66,8 @@ class FitResult:
         """The result of the run that left its checkpoints in `folder`, or CheckpointError."""
         best, path = Path(folder) / BEST, Path(folder) / LAST
         last = load_checkpoint(path)
-        return cls(last.history, **last.extra["fit"], best_path=best, last_path=path)
+        fit = last.extra.get("fit", {"timings": [], "stopped": ""})  # not of those from elsewhere
+        return cls(last.history, **fit, best_path=best, last_path=path)
 
 
 def fit(
@@ -105,9 +106,9 @@ def fit(
         save_seconds: how much work within an epoch a kill may cost.
 
     Processes started by `accelerate launch`, `torchrun` or `notebook_launcher` train together, each
-    on its share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError
-    (another training in out_dir, a loss that is no number, too little memory, photos that cannot be
-    loaded) and CheckpointError (a checkpoint that does not fit or cannot be written).
+    on its share of the batches. Ctrl-C ends the training, not the program. Raises TrainingError (a
+    loss that is no number, too little memory, photos that cannot be loaded), RuntimeError (another
+    training in out_dir) and CheckpointError (one that does not fit or cannot be written).
     """
     config, loss = config or TrainConfig(), loss or build_loss("bce_dice")
     dataset = getattr(train_loader, "dataset", ())
@@ -123,7 +124,9 @@ def fit(
     chosen = choose_device(device)
     if chosen.index is not None:
         torch.cuda.set_device(chosen)
-    forget_accelerator()
+    # Accelerate keeps its first settings for good, and the next training may want others
+    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    GradientState._reset_state()
     accelerator = Accelerator(
         cpu=chosen.type == "cpu",
         mixed_precision=mixed_precision(config.precision, chosen),
@@ -161,12 +164,14 @@ def fit(
     run = SimpleNamespace(history=[], timings=[], lr=0.0, batches=[])
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     parts |= {"ema": ema, "scaler": accelerator.scaler}  # None where there is none
-    photos = getattr(dataset, "identity", "").encode(errors="replace")
+    sets = dataset, getattr(val_loader, "dataset", ())
+    photos = "".join(getattr(one, "identity", "") for one in sets).encode(errors="replace")
     identity = asdict(config) | {
         "model": str(getattr(model, "spec", type(model).__name__)),
         "photos": f"{len(dataset)} (checksum {zlib.crc32(photos):08x})",
         "batch_size": getattr(train_loader, "batch_size", 0),
         "processes": world,
+        "init_from": str(init_from or ""),
         "loss": getattr(loss, "__name__", type(loss).__name__),
     }
 
@@ -253,6 +258,7 @@ def fit(
 
             if val is not None:  # the whole set, whichever process saw which photo
                 kept.eval()
+                broadcast([*kept.buffers()])  # those of the first process, which are saved
                 batches = []
                 with torch.inference_mode():
                     for batch in val:
@@ -378,12 +384,6 @@ def keep_freed_memory(keep: bool) -> None:
         for option, kept, usual in ((-4, 0, 65_536), (-1, 2**31 - 1, 2**26), (-3, 2**25, 2**25)):
             libc.mallopt(option, kept if keep else usual)
         libc.malloc_trim(0)
-
-
-def forget_accelerator() -> None:
-    """Accelerate keeps its first settings for good; the next training may want others."""
-    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-    GradientState._reset_state()
 
 
 def _prepare(accelerator, batches: Iterable, even: bool) -> DataLoader:

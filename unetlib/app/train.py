@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -65,18 +66,20 @@ def read_options(file: Path) -> dict[str, str]:
 
 def open_photos(network: Path, source: str | None = None, **changes):
     """Opens the photos of `source`, or else of the training that made `network` (its file, or the
-    .pth beside an ONNX file), with the split of that training. `changes` replace settings, unless
-    they are None. Returns a Source; raises ValueError that says how to name other photos."""
+    .pth beside an ONNX file), with the training's split. `changes` replace settings, unless they
+    are None; a seed makes another split. ValueError says how to name other photos."""
     from unetlib.data.sources import open_settings
     from unetlib.pretrained import is_exported
 
     settings = asdict(TrainOptions(source=source or "synthetic"))
     try:
-        if not source:
+        with suppress(*(ValueError, OSError, ImportError) * bool(source)):
             from unetlib.checkpoint import load_checkpoint  # needs PyTorch
 
             path = network.with_suffix(".pth") if is_exported(network) else network
-            settings |= load_checkpoint(path).extra
+            trained = load_checkpoint(path).extra
+            split = ("seed", "val_fraction") if changes.get("seed") is None else ()
+            settings |= {k: v for k, v in trained.items() if not source or k in split}
         if settings["source"] == "synthetic" and not settings["source_root"]:  # not drawn anew
             settings |= {"source": "folder", "source_root": str(resolve(settings["data_dir"]))}
         settings |= {name: value for name, value in changes.items() if value is not None}
@@ -122,16 +125,18 @@ def train(config, **given) -> None:
 def launch(o: TrainOptions) -> None:
     """`run_training` in `o.processes` forked processes that train together, before any CUDA call.
     Raises RuntimeError when one of them fails, which ends the others."""
-    from accelerate import notebook_launcher
-    from accelerate.utils.other import get_free_port
+    from accelerate import PartialState
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from unetlib.training import forget_accelerator
-
-    forget_accelerator()
+    PartialState._reset_state()  # of an earlier training in this process
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # tracebacks
+    options = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "start_method": "fork"}
     try:
-        notebook_launcher(run_training, (o,), o.processes, use_port=str(get_free_port()))
+        elastic_launch(LaunchConfig(1, 1, o.processes, **options, max_restarts=0), run_training)(o)
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         cause = failure.message

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -47,9 +46,7 @@ def to_array(rgb: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         raise ValueError(f"expected uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     photo, size, method = Image.fromarray(rgb), preprocess.size, Image.Resampling.LANCZOS
     rgb = np.asarray(photo.resize(size[::-1], method, reducing_gap=2.0))
-    out = np.empty((3, *size), np.float32)
     brightest = max(int(rgb.max()), 1) if preprocess.divide_by_max else 255
-    for i, plane in enumerate(cv2.split(rgb)):  # 5x faster than (H, W, 3)
-        np.multiply(plane, np.float32(1 / (brightest * preprocess.std[i])), out=out[i])
-        out[i] -= np.float32(preprocess.mean[i] / preprocess.std[i])
-    return out
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    normalised = rgb * np.float32(1 / (brightest * std)) - np.float32(mean / std)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))

