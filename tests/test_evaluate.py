@@ -21,7 +21,7 @@ from unetlib.evaluate import (
 )
 from unetlib.metrics import COUNTS, Counts
 from unetlib.models import build_model
-from unetlib.scores import SALIENCY, SCORES, boundary_iou, paired
+from unetlib.scores import SALIENCY, SCORES, curves, paired
 
 SIZES = [(40, 60), (33, 21), (50, 50), (64, 48), (30, 31)]  # H, W
 TAGS = [("hair",), (), ("hair", "texture"), ("texture",), ()]
@@ -67,7 +67,7 @@ def test_a_row_per_photo_at_its_own_size(pairs):
         soft, truth = reddish(image), matte >= 0.5
         assert row.iou == pytest.approx(iou_of(pair, 0.4), abs=1e-12)
         assert (row.tp, row.tp + row.fp) == ((soft[truth] >= 0.4).sum(), (soft >= 0.4).sum())
-        assert row.boundary_iou == boundary_iou(soft >= 0.4, truth)
+        assert row.boundary_iou == curves(soft, truth, [0.4])[1]
         assert row.mae == pytest.approx(np.abs(soft.astype(float) - matte).mean())
         assert row.foreground_share == truth.mean()
 

@@ -126,6 +126,8 @@ def test_the_val_photos_of_the_training(root, photos, call):
     assert code == 0, err
     found = record(root / "outputs/evaluation/leaderboard")["networks"]
     assert {row["name"] for row in found} == {"first", "second one"}
+    code, out, _ = call("people", "--all", "--no-difficulty", "--source", photos, "-o", "more")
+    assert code == 0 and len(record(Path("more"))["networks"]) == 3 and "may know some" in out
     assert (root / "outputs/evaluation/leaderboard/evaluation.html").is_file()
     code, out, _ = call("outputs/runs/first", "--all-photos", "--no-difficulty", "-o", "again")
     assert "Photos of the training are among these" in out
@@ -140,6 +142,8 @@ def test_the_val_photos_are_divided_as_in_the_training(root, photos, call):
     assert code == 0, err
     table = pd.read_csv(root / "outputs/evaluation/best_model/evaluation.csv")
     assert table["id"].tolist() == [pair.id for pair in open_settings(**how).val]
+    assert call("best", "--no-difficulty", "--source", photos, "-o", "same")[0] == 0
+    assert pd.read_csv("same/evaluation.csv")["id"].tolist() == table["id"].tolist()
     args = ["--no-difficulty", "--source", photos, "--seed", 3, "-o", "third"]
     assert call("best", *args)[0] == 0
     assert record(Path("third"))["photos"] == len(open_source(photos, seed=3).val)

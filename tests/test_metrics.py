@@ -14,7 +14,6 @@ from unetlib.metrics import Counts, count
 from unetlib.scores import (
     SALIENCY,
     THRESHOLDS,
-    boundary_iou,
     curves,
     histogram,
     paired,
@@ -57,7 +56,7 @@ def test_empty_and_full_masks(guess, truth, score):
     guess, truth = np.full((1, 4, 5), guess), np.full((1, 4, 5), truth)
     counts = count(guess, truth)
     assert {getattr(counts, name)().item() for name in NAMES} == {score}
-    assert boundary_iou(guess[0] > 0, truth[0] > 0) == score
+    assert curves(guess[0], truth[0] > 0, [0.5])[1] == score
 
 
 @relaxed
@@ -129,7 +128,8 @@ def test_boundary_iou_like_scipy(data, scale):
     )
     union = (first | second).sum()
     expected = (first & second).sum() / union if union else 1.0
-    assert boundary_iou(mask, truth) == expected == boundary_iou(truth, mask)
+    both = (np.float32(mask), truth), (np.float32(truth), mask)
+    assert [curves(*one, [0.5])[1] for one in both] == [expected, expected]
 
 
 def test_saliency_is_that_of_pysodmetrics():
@@ -161,7 +161,7 @@ def test_the_curves_are_those_of_comparisons(soft, truth):
         mask = soft >= threshold.astype(np.float32)
         expected = count(mask[None], truth[None])
         assert [pixels[k] for pixels in counts] == [pixels.item() for pixels in expected]
-        assert boundary[k] == boundary_iou(mask, truth)
+        assert boundary[k] == curves(np.float32(mask), truth, [0.5])[1]
     assert histogram(soft, truth)[2].sum() == pytest.approx(soft.sum(dtype=float))
 
 

@@ -84,7 +84,9 @@ def test_eval_mode_no_gradients_and_the_sigmoid_of_the_models_own_logits(photo, 
     np.testing.assert_array_equal(unet.predict(rgb), unet.predict(rgb))  # dropout is off
     x = (rgb / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     with torch.no_grad():
-        logits = unet.model(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32))
+        logits = unet.networks[0].model(
+            torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32)
+        )
     want = torch.sigmoid(logits)[0, 0].numpy()
     np.testing.assert_allclose(unet.predict(rgb), want, atol=1e-5)
 
@@ -159,7 +161,7 @@ def test_a_network_of_nans_is_no_black_mask():
 
 
 def test_a_model_in_half_precision(photo, unet):
-    half = replace(unet.networks[0].checkpoint, model=copy.deepcopy(unet.model).half())
+    half = replace(unet.networks[0].checkpoint, model=copy.deepcopy(unet.networks[0].model).half())
     soft = Predictor(half, "cpu").predict(photo())
     np.testing.assert_allclose(soft, unet.predict(photo()), atol=1e-2)
     assert 0 <= soft.min() <= soft.max() <= 1 and soft.dtype == np.float32
@@ -185,4 +187,4 @@ def test_the_gpu_gives_the_cpus_mask(photo, unet):
     try:
         np.testing.assert_allclose(there.predict(photo(100, 80)), want, atol=5e-3)
     finally:
-        unet.model.to("cpu")
+        unet.networks[0].model.to("cpu")

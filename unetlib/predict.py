@@ -172,7 +172,6 @@ class Predictor:
             self.networks.append(kind(net, device, threads))
         self.preprocess = self.networks[0].preprocess
         self.preprocess = self._at_size(size)
-        self.model = getattr(self.networks[0], "model", None)  # of PyTorch
 
     def _at_size(self, size: Any) -> Preprocess:
         """The first network's preprocessing with another working size."""

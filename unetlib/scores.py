@@ -39,7 +39,9 @@ SALIENCY = {
 def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
     """Counts and boundary IoU of the masks soft >= threshold, each (T,), for rising thresholds.
 
-    `soft`: float32 (H, W). `truth`: bool (H, W).
+    `soft`: float32 (H, W). `truth`: bool (H, W). Boundary IoU is the IoU of the inner rims, 2 % of
+    the image's diagonal wide; the border of the image is an edge too; two empty masks have 1.0.
+    B. Cheng et al., CVPR 2021, https://arxiv.org/abs/2103.16562
     """
     side = 2 * max(1, round(BOUNDARY * float(np.hypot(*truth.shape)))) + 1
     square = np.ones((side, side), np.uint8)
@@ -60,15 +62,6 @@ def curves(soft, truth, thresholds=THRESHOLDS) -> tuple[Counts, np.ndarray]:
     ious = np.where(either > 0, both / np.maximum(either, 1), 1.0)
     positive = truth.sum()
     return Counts(tp, predicted - tp, positive - tp, truth.size - positive - predicted + tp), ious
-
-
-def boundary_iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the inner rims of two bool masks (H, W), 2 % of the image's diagonal wide. The border
-    of the image is an edge too. Two empty masks: 1.0.
-
-    B. Cheng et al., Boundary IoU, CVPR 2021, https://arxiv.org/abs/2103.16562
-    """
-    return curves(np.float32(mask), np.asarray(truth, bool), [0.5])[1].item()
 
 
 def saliency_scores(soft: np.ndarray, truth: np.ndarray) -> dict[str, float]:

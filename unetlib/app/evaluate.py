@@ -63,7 +63,8 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         networks, pairs = {made.resolve().name or "masks": None}, match_predictions(made, truth)
         notes = [f"Masks of {predictions}, measured with those of {masks}"]
     else:
-        networks = find_models(() if everything else models or ["best"])
+        every = find_models().values() if everything else ()
+        networks = find_models([*models, *every] or ["best"])
         share = 0.0 if all_photos else None
         first = next(iter(networks.values()))
         data = open_photos(first, source, val_fraction=share, seed=how["seed"])
@@ -72,12 +73,13 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
         notes = [f"{len(pairs):,} {side} of {data.name} in {data.root}"]
         if all_photos and not source:
             notes.append("Photos of the training are among these: it looks better than it is")
+        elif how["seed"] is not None or len(networks) > 1:
+            notes.append("Trainings hold out different photos: a network may know some of these")
         notes += data.describe().split("\n")[1:]
     name = [*networks][0].removesuffix(".pth") if len(networks) == 1 else "leaderboard"
     folder = user_path(how["into"] or resolve("outputs/evaluation") / name).absolute()
     if not how["overwrite"] and any((folder / file).exists() for file in FILES):
         raise ValueError(f"there are results in {folder}: --overwrite, or -o with another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     columns = {"saliency": how["saliency"], "difficulty": how["difficulty"] and not predictions}
     predictors, found, failed = {}, {}, []
     with warnings.catch_warnings():
@@ -98,7 +100,7 @@ def evaluate(models, named, everything, source, all_photos, predictions, masks, 
     for part in report:
         if not isinstance(part, str):
             part = tabulate(part, "keys", floatfmt=".3f", missingval="–", disable_numparse=[0])
-        click.echo(html.unescape(re.sub("</?code>|#+ ", "", part)))
+        click.echo(html.unescape(re.sub("</?code>|(?m:^#+ )", "", part)))
     try:
         render(folder / FILES[0], report, found[top], predictors[top], pairs, ", ".join(found))
     except ImportError as error:  # the base installation measures the same

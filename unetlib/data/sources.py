@@ -20,7 +20,7 @@ import numpy as np
 from unetlib.data import folders
 from unetlib.data.folders import Found, find_dir
 from unetlib.data.images import MASK_KINDS
-from unetlib.data.pairs import DataError, Pair, Source, image_files, join
+from unetlib.data.pairs import DataError, Pair, Skipped, Source, image_files, join
 from unetlib.errors import need, unknown
 from unetlib.paths import DownloadError, cache_dir, fetch, find_input, resolve, write_atomic
 
@@ -276,17 +276,18 @@ def open_settings(
 ) -> Source:
     """The dataset that the settings of `unetlib train` name, of which others are ignored; a folder
     with "synthetic" means "folder". `exclude`: ids of pairs to leave out, with spaces between them.
-    Raises DataError for an id that no photo has, and what `open_source` raises."""
+    Raises DataError if no photo has any of them, and what `open_source` raises."""
     if source_root and source.strip() == "synthetic":
         source = "folder"
     drawn = f"synthetic:{data_dir}?count={count}&size={image_size}"
     drawings = re.compile(r"((?:^|\s\+)\s*(?:[\d.]+\s*\*\s*)?)synthetic(?!\S)")
     spec = drawings.sub(lambda found: found[1] + drawn, source)
     opened = open_source(spec, source_root, val_fraction=val_fraction, seed=seed)
-    unwanted = set(exclude.split())
-    if strange := unwanted - {pair.id for pair in opened.train + opened.val}:
-        raise DataError(f"exclude: no photo of {opened.name} has the id {min(strange)!r}")
+    unwanted, known = set(exclude.split()), {pair.id for pair in opened.train + opened.val}
+    if unwanted and not unwanted & known:
+        raise DataError(f"exclude: no photo of {opened.name} has the id {min(unwanted)!r}")
+    absent = [Skipped(Path(id), "excluded, but not there") for id in sorted(unwanted - known)]
     train, val = (tuple(p for p in s if p.id not in unwanted) for s in (opened.train, opened.val))
     if not train:
         raise DataError("exclude leaves no photo to train with")
-    return replace(opened, train=train, val=val)
+    return replace(opened, train=train, val=val, skipped=(*absent, *opened.skipped))
