@@ -9,13 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from unetlib.data.synthetic import generate_sample
-from unetlib.matting import (
-    composite,
-    cut_out,
-    estimate_foreground,
-    fit_cover,
-    parse_color,
-)
+from unetlib.matting import composite, cut_out, estimate_foreground, fit_cover, parse_color
 from unetlib.matting.refine import apply_lines, guided_lines
 from unetlib.predict import resize_soft
 
@@ -79,6 +73,15 @@ def test_cut_out_invariants(soft, threshold, seed, how, with_own_alpha):
     solid = cut.rgba[..., 3] == 255
     if solid.all():
         np.testing.assert_array_equal(cut.rgba[..., :3], image)
+
+
+def test_a_translucent_photo_keeps_its_own_colours():
+    own, on_white = (
+        np.full((40, 50), 102, np.uint8),
+        np.full((40, 50, 3), (219, 175, 233), np.uint8),
+    )
+    cut = cut_out(on_white, np.ones((40, 50)), own_alpha=own)
+    assert (cut.rgba[..., :3] == (255 - 36 / 0.4, 255 - 80 / 0.4, 255 - 22 / 0.4)).all()
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])

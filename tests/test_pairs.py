@@ -53,13 +53,7 @@ def test_pairs_by_exact_stem(make_pairs):
 
 
 @pytest.mark.parametrize(
-    ("name", "mask"),
-    [
-        ("img_7", "mask_7"),
-        ("7", "007"),
-        ("IMG_7", "img_7"),
-        ("7", "7.jpg"),
-    ],
+    ("name", "mask"), [("img_7", "mask_7"), ("7", "007"), ("IMG_7", "img_7"), ("7", "7.jpg")]
 )
 def test_usual_affixes_of_masks_are_seen_through(make_pairs, name, mask):
     root = make_pairs([name, "b"])

@@ -66,8 +66,9 @@ def test_files_and_a_zip_of_photos_of_one_name(network, photo, tmp_path):
     names = [f"me_{kind}.png" for kind in ("mask_binary", "mask_soft", "foreground")]
     assert [Path(file).name for file in files] == names
     (tmp_path / "other").mkdir()
-    again = str(tmp_path / "other" / "me.png")
-    Image.new("RGB", (9, 9), "red").save(again)
-    [file] = web.make_files(str(tmp_path / "zip"), [photo, again], network, *SETTINGS)
+    others = [str(tmp_path / "other" / name) for name in ("me.png", "me_2.png")]
+    for other in others:
+        Image.new("RGB", (9, 9), "red").save(other)
+    [file] = web.make_files(str(tmp_path / "zip"), [photo, *others], network, *SETTINGS)
     with zipfile.ZipFile(file) as archive:
-        assert len(archive.namelist()) == 6 and "me_2_foreground.png" in archive.namelist()
+        assert len(archive.namelist()) == 9 and "me_2_foreground.png" in archive.namelist()

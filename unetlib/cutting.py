@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from unetlib import matting
-from unetlib.data.images import Photo, open_photo
+from unetlib.data.images import Photo, fit_within, open_photo, resize
 from unetlib.matting.refine import shrunk
 from unetlib.paths import find_input, write_atomic
 from unetlib.predict import Predictor
@@ -35,15 +35,15 @@ def over_background(rgba: np.ndarray, image: np.ndarray, background: Background)
 def read_background(text: str | Background, files: bool = True) -> Background:
     """Parses a background as users write it; the error lists the forms. `files=False` is for
     requests over a network: they may not read files of this machine. Raises ValueError."""
-    if not isinstance(text, str | None):
+    if not isinstance(text, str | Path | None):
         return text
-    text = (text or "transparent").strip()
+    text = str(text or "transparent").strip()
     word, _, share = text.lower().partition(":")
     color, _, weight = text.rpartition("@")
     with suppress(ValueError):
         if word == "transparent":
             return None
-        if word == "grey":
+        if word in ("grey", "gray"):
             return lambda rgba, image: np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)] * 3)
         if word == "blur" and 0 < (sigma := float(share or 0.03)) <= 0.5:
             return lambda rgba, image: blurred(image, rgba[..., 3], sigma)
@@ -146,7 +146,8 @@ class Cut:
         if kind == "foreground":
             return self.picture
         soft = np.rint(self.cutout.soft * 255).astype(np.uint8)
-        return np.hstack([self.photo.rgb, np.dstack([soft] * 3), self.preview])
+        row = np.hstack([self.photo.rgb, np.dstack([soft] * 3), self.preview])
+        return resize(row, fit_within(row.shape[:2], 16_383))  # WebP has no more
 
     def encode(self, kind: str = "foreground", format: str = "png") -> bytes:
         """`output` as a file's bytes, with the colour profile of the photo."""

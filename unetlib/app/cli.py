@@ -4,6 +4,7 @@ The modules of the commands import little, and the rest when they run: --help is
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def main(args: list[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed, as in a service
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for the whole process
     try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # half-written files are removed
         code = app.main(args, prog_name="unetlib", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code)

@@ -24,7 +24,7 @@ from unetlib.predict import Predictor
 from unetlib.pretrained import NETWORKS
 
 KEEP_SECONDS = 1800  # seconds that files are kept
-SHOWN, PIECE = 1600, 240  # pixels: longer side of what is shown, side of the enlarged edge
+SHOWN, PIECE = 1600, 120  # pixels: longer side of what is shown, side of the enlarged edge
 EDGES = [("follow the photo", "guided"), ("as it is", "none"), ("hair (slow)", "closed-form")]
 ABOUT = "Choose photos, look at the edge, save the cut-outs. Photos are deleted after half an hour."
 
@@ -87,7 +87,7 @@ def preview(path: str | None, network: Predictor, *settings):
     edge = cv2.blur(np.float32((soft > 0.1) & (soft < 0.9)), (PIECE + 1, PIECE + 1))
     middle = np.unravel_index(edge.argmax(), edge.shape)
     y, x = (max(0, min(n - PIECE // 2, m - PIECE)) for n, m in zip(middle, edge.shape, strict=True))
-    piece = picture[y : y + PIECE, x : x + PIECE].repeat(2, 0).repeat(2, 1)
+    piece = picture[y : y + PIECE, x : x + PIECE].repeat(4, 0).repeat(4, 1)
     text = "{}×{} pixels, {:.0%} foreground. ".format(*images.image_size(path), share)
     text += f"{network.describe(recipe.size)}."
     if not share:
@@ -97,10 +97,11 @@ def preview(path: str | None, network: Predictor, *settings):
 
 def make_files(folder: str, paths: list[str], network: Predictor, *settings) -> list[str]:
     """The three files of a photo at its full size, as of `unetlib cut`; of several as a zip."""
-    cuts, files, stems = Path(folder, "cut"), [], [Path(path).stem for path in paths]
-    cuts.mkdir(parents=True)
-    for n, path in enumerate(paths):
-        stem = f"{stems[n]}_{n + 1}" if stems[n] in stems[:n] else stems[n]
+    cuts, files = Path(folder, "cut"), []
+    for path in paths:
+        stem = Path(path).stem
+        while Path(cuts, f"{stem}_foreground.png").exists():
+            stem += "_2"
         files += cut_photo(path, network, read_recipe(*settings)).save(cuts, stem)
     if len(paths) > 1:
         return [shutil.make_archive(f"{folder}/cutouts", "zip", cuts)]
@@ -175,10 +176,11 @@ def build_page(
                     chosen = gr.Dropdown([*networks.files], label="Network")
                     size = gr.Slider(0, 512, 0, step=32, label="Working size, 0: as trained")
             with gr.Column(scale=3, min_width=320):
-                compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, format="jpeg")
+                shown = {"buttons": ["fullscreen"], "format": "jpeg"}  # the files are made below
+                compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, **shown)
                 with gr.Row():
-                    soft = gr.Image(label="Soft mask", height=240, buttons=["fullscreen"])
-                    edge = gr.Image(label="Edge, enlarged", height=240, buttons=["fullscreen"])
+                    soft = gr.Image(label="Soft mask", height=240, **shown)
+                    edge = gr.Image(label="Edge, enlarged", height=240, **shown)
                 text = gr.Markdown()
                 with gr.Row():
                     save = gr.Button("Make the three files", variant="primary")
@@ -189,12 +191,12 @@ def build_page(
 
         settings = [photo, chosen, size, threshold, refine, backdrop, color, behind]
         changes = [page.load, *(one.change for one in settings)]
-        shown = [compare, soft, edge, text]
-        gr.on(changes, show, settings, shown, trigger_mode="always_last")
-        gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False)
+        views = [compare, soft, edge, text]
+        gr.on(changes, show, settings, views, trigger_mode="always_last")
         uploads.change(receive, uploads, photo)
         backdrop.change(lambda g: gr.File(visible=g == "picture"), backdrop, behind)
         backdrop.change(lambda g: gr.ColorPicker(visible=g == "colour"), backdrop, color)
-        save.click(lambda *args: (yield from make(None, *args)), settings, made)
-        save_all.click(make, [uploads, *settings], made)
+        one = save.click(lambda *args: (yield from make(None, *args)), settings, made)
+        making = [one, save_all.click(make, [uploads, *settings], made)]
+        gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False, cancels=making)
     return page

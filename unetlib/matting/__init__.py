@@ -71,7 +71,7 @@ def cut_out(
     4. `fill_holes` makes background solid that does not reach the photo's border.
     5. `grow` moves the contour outwards by so many pixels, inwards if negative.
     6. `feather` makes the edge about so many pixels softer, around the same contour.
-    7. `own_alpha`, uint8 (H, W): nothing is more opaque than the photo was itself.
+    7. `own_alpha`, uint8 (H, W), of a photo that `image` shows on white: nothing is more opaque.
     8. The bending is undone: that is the soft mask returned. The alpha is the bent mask without its
        lowest and highest 4 % (HAZE). The edge gets the foreground's own colours; what has alpha 0
        is black.
@@ -96,7 +96,8 @@ def cut_out(
     mask = _grown(mask, grow) if grow else mask
     mask = _feathered(mask, min(feather, max(mask.shape))) if feather > 0.01 else mask
     if own_alpha is not None:
-        mask = np.minimum(mask, own_alpha * np.float32(1 / 255))
+        own = own_alpha * np.float32(1 / 255)
+        faded, mask = mask > own, np.minimum(mask, own)
     soft = mask if t == 0.5 else bent(mask, 0.5, t)
     binary = np.uint8(soft >= t) * np.uint8(255)
     steep = 255 / (1 - 2 * HAZE)
@@ -105,7 +106,12 @@ def cut_out(
     if own_alpha is not None:
         alpha = np.minimum(alpha, own_alpha)
     del mask  # of a photo of 100 megapixels it takes 400 MB
-    rgba = cv2.cvtColor(estimate_foreground(image, alpha), cv2.COLOR_RGB2RGBA)
+    colours = estimate_foreground(image, alpha)
+    if own_alpha is not None:  # the photo lies on white, without which it has its own colours
+        share = np.maximum(own[faded], 1 / 255)[:, None]
+        colours[faded] = np.rint(255 - (255 - image[faded]) / share).clip(0, 255)
+        colours[alpha == 0] = 0
+    rgba = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)
     cv2.insertChannel(alpha, rgba, 3)
     return CutOut(soft, binary, rgba)
 
