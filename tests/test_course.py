@@ -4,12 +4,16 @@ import ast
 import base64
 import io
 import re
+import shutil
 import statistics
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from PIL import Image
+
+from unetlib.pretrained import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 SIX = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -101,6 +105,14 @@ def test_executed_in_one_run_without_an_error(path):
         assert all(output.output_type != "error" for output in cell.outputs)
         said = "".join(output.get("text", "") for output in cell.outputs)
         assert not re.search(r"\b(True|False)\b", said), "print numbers instead"
+
+
+def test_photos_of_any_size_can_be_evaluated(root, make_pairs):
+    folder = make_pairs("fghij", make_pairs("abcde"), 40, 48)
+    (root / "checkpoints").mkdir(parents=True)
+    shutil.copy(SHIPPED / "people_unet.pth", root / "checkpoints" / "best_model.pth")
+    settings = {"data_dir": str(folder), "outputs_dir": str(root)}
+    papermill.execute_notebook(SIX[3], root / "04.ipynb", settings, kernel_name="python3")
 
 
 @each

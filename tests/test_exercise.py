@@ -189,6 +189,7 @@ def wrong_answers():
     yield checks.decoder_block, lambda x, s, up, conv: conv(torch.cat([up(x), s], 1)), "goes first"
     yield checks.decoder_block, lambda x, s, up, conv: conv(torch.cat([s, up(x)], 1)), "raised"
     yield checks.depth_3, lambda x, levels, ups, decoder, head: x, "head comes last"
+    yield checks.depth_3, lambda *parts: depth_3_backwards(*parts).clip(0), "head comes last"
     yield checks.draw_mask, lambda rng: np.ones((64, 64), bool), "memorised"
     yield checks.dice_loss, lambda x, t: 1 - losses.dice_loss(x, t), "this is the score"
     yield checks.dice_loss, lambda x, t: losses.dice_loss(x, t).detach(), "no gradient"
@@ -198,6 +199,7 @@ def wrong_answers():
     first = checks.choose_threshold, lambda fp, fn, thresholds, cost, test: (0.05, 1.0)
     yield *first, "another threshold is cheaper"
     yield checks.foreground_colours, lambda photo, alpha: photo, "fringe"
+    yield checks.foreground_colours, lambda photo, alpha: photo + np.nan, "fringe"
     yield checks.soft_focus, lambda photo, alpha: photo, "only the blurred photo"
     yield checks.is_val, lambda name: split_fraction(name) < 0.2, "both sides"
 

@@ -158,7 +158,7 @@ class Grader:
         end = time.monotonic() + 8 * self.timeout + START * len(self.course)
         for stem, original in self.course.items():
             notebook, problem = nbformat.v4.new_notebook(), f"there is no notebook {stem}"
-            if path := find_file(copy, f"*{stem[:3]}*.ipynb"):
+            if path := find_file(copy, f"*{stem[:3]}[!0-9]*.ipynb"):
                 try:
                     notebook = run.read_notebook(path)
                     use_own_checks(notebook, original, temp)
@@ -184,7 +184,7 @@ class Grader:
     def measure(self, copy: Path, handed_in: Path, temp: Path) -> dict[str, float]:
         """The scores of the checkpoint that was handed in. Raises ValueError if those in
         metrics.json are others, or if something is missing."""
-        record, notebook = run.read_record(handed_in), find_file(copy, "*04_*.ipynb")
+        record, notebook = run.read_record(handed_in), find_file(copy, "*04_[!0-9]*.ipynb")
         claimed, settings = record["evaluation"], record["run"]
         if not claimed:
             raise ValueError("there is no metrics.json with scores: 04_evaluate writes it")
@@ -350,12 +350,12 @@ def grade(paths, rubric_file, show_rubric, jobs, timeout, memory) -> None:
     Writes grade.json and grade.html for each, grades.csv for several. This is no sandbox: code of
     people you do not trust belongs on a machine that holds nothing else.
     """
-    import pandas as pd
-
-    pd.set_option("mode.string_storage", "python")  # pyarrow's refuses what is not Unicode
     if show_rubric:
         click.echo(RUBRIC.read_text(encoding="utf-8"), nl=False)
         return
+    import pandas as pd
+
+    pd.set_option("mode.string_storage", "python")  # pyarrow's refuses what is not Unicode
     course = {path.stem: run.read_notebook(path) for path in run.find_notebooks()}
     items = read_rubric(find_input(rubric_file) if rubric_file else RUBRIC, course)
     folders = find_submissions(paths)

@@ -71,7 +71,7 @@ def read_notebook(path: Path):
         if not path.is_file():  # reading a pipe would wait for ever
             raise ValueError("no ordinary file")
         notebook = nbformat.reads(read_text(path), as_version=4)
-        nbformat.validate(notebook)
+        nbformat.validate(notebook, relax_add_props=True)
     except Exception as error:  # a file may be broken in any way
         raise ValueError(f"{path.name} is no readable notebook: {str(error)[:200]}") from error
     return notebook
