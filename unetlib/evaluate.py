@@ -127,7 +127,7 @@ def measure(predictor, pairs, threshold=0.5, difficulty=False, saliency=False) -
         row |= saliency_scores(soft, truth) if saliency else {}
         rows.append(row)
     if not rows:
-        raise ValueError("nothing to evaluate: no photo was held out, or none can be read")
+        raise ValueError("nothing to evaluate: no photo is held out (--all-photos), or readable")
     if all(pair.mask for pair in pairs) and not any(row["foreground_share"] for row in rows):
         advice = "if they hold numbers of classes, take folder:FOLDER?mask_kind=labels"
         warnings.warn(f"no true mask has a foreground at one half: {advice}", stacklevel=2)

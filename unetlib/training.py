@@ -66,7 +66,7 @@ class FitResult:
         """The result of the run that left its checkpoints in `folder`, or CheckpointError."""
         best, path = Path(folder) / BEST, Path(folder) / LAST
         last = load_checkpoint(path)
-        fit = last.extra.get("fit", {"timings": [], "stopped": ""})  # not of those from elsewhere
+        fit = last.extra.get("fit", {"timings": [], "stopped": ""})  # a copy of people has none
         return cls(last.history, **fit, best_path=best, last_path=path)
 
 

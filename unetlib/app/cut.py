@@ -42,7 +42,7 @@ SKIPPED = re.compile(r"\..*|.+_(mask_binary|mask_soft|foreground|comparison)(\.\
 @click.option("--feather", default=0.0, metavar="PIXELS", help="Soften the edge.")
 @click.option("--crop", is_flag=True, help="Crop photos to the figure.")
 @click.option("--mask-only", is_flag=True, help="Masks, no cut-out; in one file the soft mask.")
-@click.option("--comparison", is_flag=True, help="Also a row of all; in one file that alone.")
+@click.option("--comparison", is_flag=True, help="Also all side by side; in one file that alone.")
 @click.option("--format", type=click.Choice(PICTURES), default="png", help="Of pictures [png].")
 @click.option("--video-format", type=click.Choice([*FILMS, "frames"]), help="See above.")
 @click.option("--smooth/--no-smooth", default=True, help="Steady a video's masks over time [yes].")

@@ -22,7 +22,7 @@ SETTINGS = [
     Option(["--workers"], type=IntRange(1), default=CORES, help="Photos in work at a time."),
     Option(["--queue"], type=IntRange(0), default=32, help="Requests that wait; more get a 503."),
     Option(["--seconds"], type=POSITIVE, default=60, help="Of a request; a longer one gets a 504."),
-    Option(["--upload-mb"], type=POSITIVE, default=30, help="Photo and background; else a 413."),
+    Option(["--upload-mb"], type=POSITIVE, default=30, help="Of a photo with its background."),
     Option(["--megapixels"], type=POSITIVE, default=50, help="Of a photo; more get a 413."),
     Option(["--buffer-mb"], type=POSITIVE, default=500, help="Of all uploads; more get a 503."),
     Option(["--files"], type=IntRange(1), default=10, help="Photos of a batch."),

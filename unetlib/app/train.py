@@ -79,7 +79,7 @@ def open_photos(network: Path, source: str | None = None, **changes):
             path = network.with_suffix(".pth") if is_exported(network) else network
             trained = load_checkpoint(path).extra
             split = ("seed", "val_fraction") if changes.get("seed") is None else ()
-            settings |= {k: v for k, v in trained.items() if not source or k in split}
+            settings |= {k: v for k, v in trained.items() if not source or (v and k in split)}
         if settings["source"] == "synthetic" and not settings["source_root"]:  # not drawn anew
             settings |= {"source": "folder", "source_root": str(resolve(settings["data_dir"]))}
         settings |= {name: value for name, value in changes.items() if value is not None}

@@ -180,7 +180,7 @@ def build_page(
                 compare = gr.ImageSlider(label="Photo | cut-out", max_height=560, **shown)
                 with gr.Row():
                     soft = gr.Image(label="Soft mask", height=240, **shown)
-                    edge = gr.Image(label="Edge, enlarged", height=240, **shown)
+                    edge = gr.Image(label="Edge, enlarged", height=240, **shown | {"format": "png"})
                 text = gr.Markdown()
                 with gr.Row():
                     save = gr.Button("Make the three files", variant="primary")

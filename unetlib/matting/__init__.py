@@ -96,8 +96,8 @@ def cut_out(
     mask = _grown(mask, grow) if grow else mask
     mask = _feathered(mask, min(feather, max(mask.shape))) if feather > 0.01 else mask
     if own_alpha is not None:
-        own = own_alpha * np.float32(1 / 255)
-        faded, mask = mask > own, np.minimum(mask, own)
+        faded = mask > own_alpha * np.float32(1 / 255)
+        mask = np.minimum(mask, own_alpha * np.float32(1 / 255))
     soft = mask if t == 0.5 else bent(mask, 0.5, t)
     binary = np.uint8(soft >= t) * np.uint8(255)
     steep = 255 / (1 - 2 * HAZE)
@@ -108,7 +108,7 @@ def cut_out(
     del mask  # of a photo of 100 megapixels it takes 400 MB
     colours = estimate_foreground(image, alpha)
     if own_alpha is not None:  # the photo lies on white, without which it has its own colours
-        share = np.maximum(own[faded], 1 / 255)[:, None]
+        share = np.maximum(own_alpha[faded], 1)[:, None] / np.float32(255)
         colours[faded] = np.rint(255 - (255 - image[faded]) / share).clip(0, 255)
         colours[alpha == 0] = 0
     rgba = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)
