@@ -334,6 +334,8 @@ def cut(gateway: Gateway, args: Parameters, photo: UploadFile) -> tuple[bytes, d
 
 def cut_batch(gateway: Gateway, args: Parameters, photos: list, job: Job) -> tuple[bytes, dict]:
     """A zip of all that can be cut out, and report.json on each."""
+    gateway.networks.load(args.network)  # what is wrong for all photos is said at once
+    read_background(args.background, files=False)
     packed, report = io.BytesIO(), []
     with zipfile.ZipFile(packed, "w") as archive:  # stored: pictures are packed already
         for number, photo in enumerate(photos, 1):
@@ -348,8 +350,6 @@ def cut_batch(gateway: Gateway, args: Parameters, photos: list, job: Job) -> tup
                 facts = {"status": 200, "result": result} | facts
             except Exception as error:
                 failure = as_request_error(error)
-                if failure.code == "bad_parameter":  # it is so for all photos
-                    raise
                 facts = {"status": failure.status_code, "error": failure.code}
                 facts["message"] = failure.detail
             report.append({"file": name} | facts)
