@@ -193,10 +193,10 @@ def build_page(
         changes = [page.load, *(one.change for one in settings)]
         views = [compare, soft, edge, text]
         gr.on(changes, show, settings, views, trigger_mode="always_last")
+        gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False)
         uploads.change(receive, uploads, photo)
         backdrop.change(lambda g: gr.File(visible=g == "picture"), backdrop, behind)
         backdrop.change(lambda g: gr.ColorPicker(visible=g == "colour"), backdrop, color)
-        one = save.click(lambda *args: (yield from make(None, *args)), settings, made)
-        making = [one, save_all.click(make, [uploads, *settings], made)]
-        gr.on(changes, lambda: gr.File(visible=False), None, made, queue=False, cancels=making)
+        save.click(lambda *args: (yield from make(None, *args)), settings, made)
+        save_all.click(make, [uploads, *settings], made)
     return page
