@@ -76,10 +76,8 @@ def test_cut_out_invariants(soft, threshold, seed, how, with_own_alpha):
 
 
 def test_a_translucent_photo_keeps_its_own_colours():
-    own, on_white = (
-        np.full((40, 50), 102, np.uint8),
-        np.full((40, 50, 3), (219, 175, 233), np.uint8),
-    )
+    own = np.full((40, 50), 102, np.uint8)
+    on_white = np.full((40, 50, 3), (219, 175, 233), np.uint8)
     cut = cut_out(on_white, np.ones((40, 50)), own_alpha=own)
     assert (cut.rgba[..., :3] == (255 - 36 / 0.4, 255 - 80 / 0.4, 255 - 22 / 0.4)).all()
 

@@ -243,7 +243,7 @@ def test_health_networks_metrics_and_log(server):
     body = docs["paths"]["/batch-remove-background"]["post"]["requestBody"]["content"]
     form = body["multipart/form-data"]["schema"]["properties"]  # by which /docs asks for files
     assert form["files"]["items"] == {"type": "string", "format": "binary"}
-    defaults = {name: one["default"] for name, one in form.items() if name != "files"}
+    defaults = {name: one.get("default", "") for name, one in form.items() if name != "files"}
     assert server.post("/remove-background", files=FILE, data=defaults).is_success
     assert server.head("/health").is_success
     asked = server.get("/health", headers={"Origin": "http://a"})

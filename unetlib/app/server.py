@@ -129,7 +129,7 @@ class Parameters(BaseModel, extra="forbid"):
     output: Literal[tuple(OUTPUTS)] = "foreground"
     format: Literal["png", "webp"] = "png"
     crop: bool = Field(False, description="To the figure.")
-    size: int = Field(0, ge=0, le=1024, description="Working size; 0: as trained.")
+    size: int | None = Field(None, ge=32, le=1024, description="Working size.", examples=[""])
 
 
 class RembgParameters(BaseModel):
@@ -322,8 +322,8 @@ def cut(gateway: Gateway, args: Parameters, photo: UploadFile) -> tuple[bytes, d
             background = to_srgb(open_photo(background.file)).rgb
         except ImageError as error:
             raise ValueError(f"background: {error}") from error
-    options = args.model_dump(include={"threshold", "refine", "crop"})
-    recipe = Recipe(background=background, size=args.size or None, **options)
+    options = args.model_dump(include={"threshold", "refine", "crop", "size"})
+    recipe = Recipe(background=background, **options)
     done = cut_photo(photo.file, gateway.networks.load(args.network), recipe)
     content = done.encode(OUTPUTS[args.output], args.format)
     height, width = done.photo.rgb.shape[:2]
